@@ -1,0 +1,8 @@
+"""Train a network: see `python train.py --help`."""
+
+import sys
+
+from zoo.cli.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())

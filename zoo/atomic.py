@@ -1,0 +1,45 @@
+"""Write a file whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends without error, that file becomes `path`.
+
+    The order is write, fsync, rename, fsync of the folder, so that whenever the process or the machine dies
+    `path` holds either all of its old content or all of its new content. On an error the temporary file is
+    removed and `path` is left as it was. The temporary name is fixed (`.tmp-` and the name of `path`): what a
+    killed process leaves behind is overwritten by the next write, and the suffix is the one the writer expects.
+    One process at a time may write a path.
+
+        with atomic_write("last.pt") as temporary:
+            torch.save(state, temporary)
+
+    Raises:
+        OSError: the file could not be written (disk full, no such folder, read-only); the message is one line
+            that names `path`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

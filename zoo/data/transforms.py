@@ -1,0 +1,116 @@
+"""What happens to an image: lists of named operations, configured by two dataclasses.
+
+Operations on PIL images come from timm and torchvision and run in the workers; an image leaves them as uint8.
+Normalising, PCA lighting and random erasing follow on the batch, in float32 (`zoo/data/batches.py`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm.data
+import torch
+from PIL import Image
+from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
+
+ImageTransform = Callable[[Image.Image], Tensor]
+
+# Distortions of a batch (..., H, W) of square images, as in ACNet's robustness table; rot90 is counter-clockwise.
+DISTORTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "none": lambda images: images,
+    "rot90": lambda images: torch.rot90(images, 1, (-2, -1)),
+    "rot180": lambda images: torch.rot90(images, 2, (-2, -1)),
+    "vflip": lambda images: images.flip(-2),
+}
+
+
+@dataclass(kw_only=True)
+class TrainTransform:
+    """Training-time augmentation; the names are timm's.
+
+    Order: random resized crop, flips, AutoAugment or colour jitter, then on the float image lighting, normalising
+    and erasing. As in timm, a policy `aa` switches the colour jitter off (unless it is a 3-Augment policy, "3a").
+    """
+
+    img_size: int = 224
+    """side of the crop in pixels"""
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    """per-channel mean of images in [0, 1]"""
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    """per-channel standard deviation of images in [0, 1]"""
+    interpolation: str = "bilinear"
+    """resampling: bilinear, bicubic, or random (one of the two per image)"""
+    scale: tuple[float, float] = (0.08, 1.0)
+    """range of the crop's share of the image area"""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """range of the crop's aspect ratio"""
+    hflip: float = 0.5
+    """probability of a horizontal flip"""
+    vflip: float = 0.0
+    """probability of a vertical flip"""
+    color_jitter: float | tuple[float, ...] | None = None
+    """brightness, contrast and saturation (one number), or three or four (with hue) numbers"""
+    aa: str | None = None
+    """policy in timm's notation: original, rand-m9-mstd0.5-inc1, …"""
+    reprob: float = 0.0
+    """probability of random erasing"""
+    remode: str = "const"
+    """fill of the erased box: const (the mean), rand (one colour), pixel (noise per pixel)"""
+    recount: int = 1
+    """number of erased boxes"""
+    pca_lighting: float = 0.0
+    """standard deviation of AlexNet's PCA lighting (0.1 in the paper); 0 is off"""
+
+    def build(self) -> ImageTransform:
+        """PIL RGB image → uint8 tensor (3, img_size, img_size); draws from the global generators."""
+        return timm.data.create_transform(
+            self.img_size,
+            is_training=True,
+            scale=self.scale,
+            ratio=self.ratio,
+            hflip=self.hflip,
+            vflip=self.vflip,
+            color_jitter=self.color_jitter or None,  # type: ignore[arg-type]  (timm takes None: no jitter)
+            auto_augment=self.aa,
+            interpolation=self.interpolation,
+            mean=self.mean,  # AutoAugment fills with it
+            std=self.std,
+            use_prefetcher=True,  # leave the image uint8
+        )
+
+
+@dataclass(kw_only=True)
+class EvalTransform:
+    """Test-time preprocessing: resize the shorter side to img_size / crop_pct, centre crop of img_size."""
+
+    img_size: int = 224
+    """side of the crop in pixels"""
+    crop_pct: float = DEFAULT_CROP_PCT
+    """share of the resized shorter side that the crop keeps; 1.0 crops nothing off a square image"""
+    crop_mode: str = "center"
+    """center, or timm's squash (resize both sides, ignore the aspect) and border (pad, lose nothing)"""
+    interpolation: str = "bilinear"
+    """resampling: bilinear, bicubic, nearest"""
+    mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN
+    """per-channel mean of images in [0, 1]"""
+    std: tuple[float, ...] = IMAGENET_DEFAULT_STD
+    """per-channel standard deviation of images in [0, 1]"""
+    distort: str = "none"
+    """one of DISTORTIONS, applied after the crop"""
+
+    def __post_init__(self) -> None:
+        if self.distort not in DISTORTIONS:
+            raise ValueError(f"unknown distortion {self.distort!r}; known: {', '.join(DISTORTIONS)}")
+
+    def build(self) -> ImageTransform:
+        """PIL RGB image → uint8 tensor (3, img_size, img_size)."""
+        return timm.data.create_transform(
+            self.img_size,
+            is_training=False,
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            use_prefetcher=True,
+        )
