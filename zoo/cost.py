@@ -43,10 +43,8 @@ def count(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
         ValueError: `input_size` is not three positive integers.
     """
     if len(input_size) != 3 or min(input_size) < 1:
-        raise ValueError(
-            f"input_size must be (channels, height, width), all positive; got {tuple(input_size)}"
-        )
-    twin = _meta_twin(model).eval()
+        raise ValueError(f"input_size must be positive (channels, height, width), got {tuple(input_size)}")
+    twin = meta_twin(model).eval()
     dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
     counter = _Counter()
     with torch.no_grad(), counter:
@@ -55,8 +53,8 @@ def count(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     return Cost(params, counter.macs, counter.winograd_muls)
 
 
-def _meta_twin(model: nn.Module) -> nn.Module:
-    """A copy of `model` whose parameters and buffers are on the meta device: deepcopy finds them in its memo."""
+def meta_twin(model: nn.Module) -> nn.Module:
+    """A copy of `model` with its tensors on the meta device: deepcopy takes those it finds in the memo."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()}
     memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
     return copy.deepcopy(model, memo)
