@@ -1,0 +1,1 @@
+"""Structural re-parameterization: algebra → layers → fold → block → branches → convert, deploy."""

@@ -1,0 +1,195 @@
+"""The branches that the papers define, and the sets they combine them in.
+
+A set is written as a sum, one table row each; users write their own the same way:
+
+    build_block(spec, "kxk+1x1+asym+avg+identity")      # ACB and DBB and RepVGG in one
+    build_block(spec, "kxk*4+1x1+identity")             # four parallel KxK branches
+
+A new branch is one function `spec, factory → {name: module}` in `BRANCHES`; a new block is one row in `BRANCH_SETS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from zoo.reparam.algebra import ConvSpec, Pair
+from zoo.reparam.block import MultiBranchConv2d, inner_spec
+from zoo.reparam.layers import AveragePool2d, BatchNormPad2d, IdentityConv2d, Window2d
+
+Branches = dict[str, nn.Module]
+Factory = dict[str, Any]
+"""`device` and `dtype` for the layers."""
+
+BRANCH_SETS: dict[str, str] = {
+    "plain": "kxk",
+    "repvgg": "kxk+1x1+identity",  # 2101.03697, section 3.3
+    "acb": "kxk+asym",  # 1908.03930, section 3.2
+    "dbb": "kxk+mix1x1+avg+1x1_kxk",  # 2103.13425, figure 1; no 1x1 where depthwise
+    "mobileone": "kxk+1x1+identity",  # 2206.04040, figure 3; S0 uses kxk*4
+    "repghost": "kxk+identity",  # 2211.06088, figure 4e: the cheap operation and its fusion BN
+    "repconv": "kxk+1x1+identity",  # YOLOv7, 2207.02696, section 4.2
+    "repconvn": "kxk+1x1",  # the same without identity, beside residual or concatenation
+}
+
+
+def build_block(
+    spec: ConvSpec,
+    block: str = "repvgg",
+    *,
+    init_gamma: float | None = None,
+    single_init: bool = False,
+    device: Any = None,
+    dtype: Any = None,
+) -> MultiBranchConv2d:
+    """Build the multi-branch block that stands in for a convolution and its BatchNorm.
+
+    Args:
+        spec: The convolution.
+        block: A name in `BRANCH_SETS`, or a sum of names in `BRANCHES`; `*n` repeats a branch.
+        init_gamma: Initial scale of every branch's last BatchNorm (ACNet on CIFAR: 1/3). Default 1.
+        single_init: Start as the KxK branch alone: its scale is 1, that of all others 0 (an option of the
+            official ACB and DBB; not what the papers' figures were made with).
+
+    Raises:
+        ValueError: Unknown name, or a branch that does not exist for this convolution at all.
+    """
+    factory = {"device": device, "dtype": dtype}
+    branches: Branches = {}
+    for term in BRANCH_SETS.get(block, block).split("+"):
+        name, _, times = term.partition("*")
+        if name not in BRANCHES:
+            near = difflib.get_close_matches(block, [*BRANCH_SETS, *BRANCHES], n=3, cutoff=0.4)
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join([*BRANCH_SETS, *BRANCHES])}"
+            raise ValueError(f"unknown block {block!r}: {hint}")
+        for copy in range(int(times or 1)):
+            made = BRANCHES[name](inner_spec(spec), factory)
+            branches |= {f"{key}_{copy + 1}" if copy else key: branch for key, branch in made.items()}
+    if single_init or init_gamma is not None:
+        _init_scales(branches, 1.0 if init_gamma is None else init_gamma, single_init)
+    return MultiBranchConv2d(spec, branches)
+
+
+def kxk(spec: ConvSpec, factory: Factory) -> Branches:
+    """The convolution itself: bn(KxK(x))."""
+    return {"kxk": _conv_bn(spec, spec.kernel_size, factory)}
+
+
+def pointwise(spec: ConvSpec, factory: Factory) -> Branches:
+    """bn(1x1(x)) on the pixels under the centre tap. Does not exist where K is 1 already."""
+    if spec.kernel_size == (1, 1):
+        return {}
+    return {"1x1": _conv_bn(spec, (1, 1), factory)}
+
+
+def mixing_pointwise(spec: ConvSpec, factory: Factory) -> Branches:
+    """The 1x1 branch where it mixes channels: DBB leaves it out of depthwise convolutions."""
+    return {} if spec.depthwise else pointwise(spec, factory)
+
+
+def asymmetric(spec: ConvSpec, factory: Factory) -> Branches:
+    """ACB's skeleton: bn(Kx1(x)) and bn(1xK(x)), cropped where the padding is smaller than K//2."""
+    height, width = spec.kernel_size
+    if height == 1 or width == 1:
+        return {}
+    return {"ver": _conv_bn(spec, (height, 1), factory), "hor": _conv_bn(spec, (1, width), factory)}
+
+
+def identity(spec: ConvSpec, factory: Factory) -> Branches:
+    """bn(x). Exists only where input and output have one shape: equal channels, stride 1."""
+    if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
+        return {}
+    return {"identity": _chain(**_window(spec, (1, 1)), bn=nn.BatchNorm2d(spec.out_channels, **factory))}
+
+
+def bare_identity(spec: ConvSpec, factory: Factory) -> Branches:
+    """x without BatchNorm (an ablation of RepGhost and RepVGG)."""
+    if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
+        return {}
+    return {"bare_identity": _chain(**_window(spec, (1, 1)), identity=nn.Identity())}
+
+
+def average_pool(spec: ConvSpec, factory: Factory) -> Branches:
+    """DBB's bn(avg(pad(bn(1x1(x))))); depthwise: bn(avg(x)), there being no channels to mix."""
+    if spec.kernel_size == (1, 1):
+        return {}
+    pool = AveragePool2d(spec.out_channels, spec.kernel_size, spec.stride, spec.dilation)
+    bn = nn.BatchNorm2d(spec.out_channels, **factory)
+    if spec.depthwise:
+        return {"avg": _chain(**_window(spec, spec.kernel_size), avg=pool, bn=bn)}
+    conv = nn.Conv2d(spec.in_channels, spec.out_channels, 1, groups=spec.groups, bias=False, **factory)
+    return {"avg": _chain(conv=conv, bn_pad=BatchNormPad2d(spec.out_channels, spec.padding, **factory), avg=pool, bn=bn)}
+
+
+def pointwise_kxk(spec: ConvSpec, factory: Factory) -> Branches:
+    """DBB's bn(KxK(pad(bn(1x1(x))))). As many middle channels as input, twice that where depthwise."""
+    if spec.depthwise:
+        middle = 2 * spec.in_channels
+        first = nn.Conv2d(spec.in_channels, middle, 1, groups=spec.groups, bias=False, **factory)
+    else:
+        middle = spec.in_channels
+        first = IdentityConv2d(middle, spec.groups, **factory)
+    conv = nn.Conv2d(
+        middle, spec.out_channels, spec.kernel_size, spec.stride, 0, spec.dilation, spec.groups, False, **factory
+    )
+    chain = _chain(
+        conv1=first,
+        bn_pad=BatchNormPad2d(middle, spec.padding, **factory),
+        conv2=conv,
+        bn=nn.BatchNorm2d(spec.out_channels, **factory),
+    )
+    return {"1x1_kxk": chain}
+
+
+BRANCHES: dict[str, Callable[[ConvSpec, Factory], Branches]] = {
+    "kxk": kxk,
+    "1x1": pointwise,
+    "mix1x1": mixing_pointwise,
+    "asym": asymmetric,
+    "identity": identity,
+    "bare_identity": bare_identity,
+    "avg": average_pool,
+    "1x1_kxk": pointwise_kxk,
+}
+
+
+def _conv_bn(spec: ConvSpec, kernel_size: Pair, factory: Factory) -> nn.Module:
+    """bn(conv(x)) of a kernel centred in the block's, behind a window of the input where it needs one."""
+    left, right, top, bottom = spec.window(kernel_size)
+    strided_pointwise = kernel_size == (1, 1) and spec.stride != (1, 1)
+    pads_itself = left == right >= 0 and top == bottom >= 0 and not strided_pointwise
+    conv = nn.Conv2d(
+        spec.in_channels,
+        spec.out_channels,
+        kernel_size,
+        (1, 1) if strided_pointwise else spec.stride,
+        (top, left) if pads_itself else (0, 0),
+        spec.dilation,
+        spec.groups,
+        bias=False,
+        **factory,
+    )
+    window = {} if pads_itself else _window(spec, kernel_size, spec.stride if strided_pointwise else (1, 1))
+    return _chain(**window, conv=conv, bn=nn.BatchNorm2d(spec.out_channels, **factory))
+
+
+def _window(spec: ConvSpec, kernel_size: Pair, stride: Pair = (1, 1)) -> dict[str, nn.Module]:
+    """The part of the input under a smaller kernel, unless that is all of it."""
+    padding = spec.window(kernel_size)
+    return {"window": Window2d(padding, stride)} if any(padding) or stride != (1, 1) else {}
+
+
+def _chain(**layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(layers))
+
+
+def _init_scales(branches: Branches, scale: float, single: bool) -> None:
+    """Set the scale of every branch's last BatchNorm; of all but the KxK branch's to zero if `single`."""
+    for name, branch in branches.items():
+        *_, last = branch.children()
+        if isinstance(last, nn.BatchNorm2d):
+            nn.init.constant_(last.weight, scale if name == "kxk" or not single else 0.0)

@@ -1,0 +1,153 @@
+"""From layers to kernels: what convolution a linear layer, or a chain of them, is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import singledispatch
+
+import torch
+from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.ops import FrozenBatchNorm2d
+
+from zoo.reparam.algebra import (
+    AffineKernel,
+    average,
+    compose,
+    conv_padding,
+    identity,
+    pad_output,
+    per_channel,
+    to_pair,
+)
+from zoo.reparam.layers import AveragePool2d, BatchNormPad2d, IdentityConv2d, Window2d
+
+_DOUBLE = torch.empty(0, dtype=torch.float64)
+NORM_LAYERS = (_BatchNorm, FrozenBatchNorm2d, FrozenBatchNormAct2d)
+
+
+@singledispatch
+def fold(layer: nn.Module, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    """The kernel of a linear layer or of a `Sequential` of them, in float64, differentiable in its parameters.
+
+    A new linear layer joins by `@fold.register`.
+
+    Args:
+        layer: The layer, meant in eval mode: BatchNorm folds with its running statistics.
+        in_channels: Channels of its input (pooling and padding layers do not know them).
+        device: Where layers without parameters make their kernel.
+
+    Raises:
+        ValueError: The layer is not linear, or BatchNorm keeps no running statistics, or a chain zero-pads
+            the map between two of its layers.
+    """
+    raise ValueError(f"{type(layer).__name__} is not a linear layer that fold knows")
+
+
+@fold.register
+def _(layer: BatchNormPad2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    return fold(layer.bn, in_channels, device)
+
+
+@fold.register
+def _(layer: AveragePool2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    kernel = average(in_channels, layer.kernel_size, layer.stride, (0, 0), _DOUBLE.to(device))
+    return replace(kernel, dilation=layer.dilation)
+
+
+@fold.register
+def _(layer: nn.Sequential, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    first, *rest = layer
+    kernel = fold(first, in_channels, device)
+    for part in rest:
+        kernel = compose(kernel, fold(part, kernel.out_channels, device))
+        if isinstance(part, BatchNormPad2d):
+            kernel = pad_output(kernel, part.border)
+    return kernel
+
+
+@fold.register
+def _(layer: nn.Conv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    if type(layer).forward is not nn.Conv2d.forward or type(layer)._conv_forward is not nn.Conv2d._conv_forward:
+        raise ValueError(f"{type(layer).__name__} computes its convolution in a way of its own")
+    if layer.padding_mode != "zeros":
+        raise ValueError(f"a convolution with padding_mode={layer.padding_mode!r} inside a branch is not one kernel")
+    return _conv_kernel(layer, layer.weight)
+
+
+@fold.register
+def _(layer: IdentityConv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    return _conv_kernel(layer, layer.full_weight())
+
+
+def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
+    weight = weight.double()
+    bias = weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.double()
+    stride, dilation = to_pair(layer.stride), to_pair(layer.dilation)
+    return AffineKernel(weight, bias, stride, conv_padding(layer), dilation, layer.groups)
+
+
+@fold.register(_BatchNorm)
+@fold.register(FrozenBatchNorm2d)
+@fold.register(FrozenBatchNormAct2d)
+def _(layer: nn.Module, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    if not isinstance(activation_of(layer), nn.Identity):
+        raise ValueError(f"{type(layer).__name__} has an activation, so it is not linear: keep it outside the branch")
+    return per_channel(*norm_scale_shift(layer))
+
+
+def norm_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Eval-mode BatchNorm as y = scale · x + shift, each (channels,) float64.
+
+    Takes BatchNorm2d, SyncBatchNorm, frozen BatchNorm of torchvision and timm, BatchNormAct2d (its activation
+    left aside) and `affine=False`.
+
+    Raises:
+        ValueError: The layer keeps no running statistics (`track_running_stats=False`).
+    """
+    if norm.running_mean is None or norm.running_var is None:
+        raise ValueError(
+            f"{type(norm).__name__} keeps no running statistics (track_running_stats=False), so what it computes "
+            "depends on the batch and cannot be folded"
+        )
+    mean, var = norm.running_mean.double(), norm.running_var.double()
+    scale = torch.rsqrt(var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = -mean * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return scale, shift
+
+
+def activation_of(norm: nn.Module) -> nn.Module:
+    """What a norm layer applies after normalising: timm's fused norm-act layers have a drop and an activation."""
+    if not isinstance(norm, (BatchNormAct2d, FrozenBatchNormAct2d)):
+        return nn.Identity()
+    return norm.act if isinstance(norm.drop, nn.Identity) else nn.Sequential(norm.drop, norm.act)
+
+
+@fold.register
+def _(layer: nn.AvgPool2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    kernel_size, padding = to_pair(layer.kernel_size), to_pair(layer.padding)
+    if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
+        raise ValueError(f"{layer} does not divide every window by the same number, so it is not a convolution")
+    return average(in_channels, kernel_size, to_pair(layer.stride), padding, _DOUBLE.to(device))
+
+
+@fold.register
+def _(layer: nn.Identity, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    return identity(in_channels, _DOUBLE.to(device))
+
+
+@fold.register
+def _(layer: nn.ZeroPad2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    left, right, top, bottom = layer.padding
+    return pad_output(identity(in_channels, _DOUBLE.to(device)), (left, right, top, bottom))
+
+
+@fold.register
+def _(layer: Window2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    kernel = identity(in_channels, _DOUBLE.to(device))
+    return AffineKernel(kernel.weight, kernel.bias, layer.stride, layer.padding, groups=in_channels)

@@ -1,0 +1,94 @@
+"""Which BatchNorm a convolution feeds, found by following the tensors of one forward pass."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from zoo.cost import meta_twin
+from zoo.reparam.block import MultiBranchConv2d
+from zoo.reparam.fold import NORM_LAYERS
+
+
+class _Reads(TorchFunctionMode):
+    """Counts the calls that read each tensor and make a new one (not those that ask for its shape)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[int] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
+            read = {id(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+            self.count.update(read)
+        return result
+
+
+def conv_norm_pairs(model: nn.Module, example: Tensor) -> dict[str, str]:
+    """{name of a convolution or block: name of the BatchNorm that alone reads its output}.
+
+    The very tensor object is followed from the one module to the other, so attribute names, order of definition
+    and structure (residual, concatenated, pre-activation) do not matter. The pass runs in eval mode, on the
+    meta device where the network allows it. A module used twice, or whose output is read by anything else, is
+    in no pair.
+
+    Args:
+        model: Any network. It is not changed.
+        example: An input it accepts, (N, C, H, W).
+
+    Raises:
+        ValueError: The network does not run on `example`.
+    """
+    try:
+        return _trace(meta_twin(model), example.to("meta"))
+    except (RuntimeError, NotImplementedError, TypeError):  # data-dependent code, tensors that are not buffers
+        pass
+    try:
+        return _trace(copy.deepcopy(model), example)
+    except RuntimeError as error:
+        raise ValueError(f"{type(model).__name__} does not run on an input of {tuple(example.shape)}: {error}") from error
+
+
+def _trace(model: nn.Module, example: Tensor) -> dict[str, str]:
+    calls: Counter[str] = Counter()
+    made: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no id is used again
+    fed: dict[str, tuple[str, Tensor]] = {}
+
+    def after_conv(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            calls[name] += 1
+            made[id(output)] = (name, output)
+
+        return hook
+
+    def before_norm(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            calls[name] += 1
+            if args and id(args[0]) in made:
+                conv, tensor = made[id(args[0])]
+                fed[conv] = (name, tensor)
+
+        return hook
+
+    inside = [f"{name}." for name, module in model.named_modules() if isinstance(module, MultiBranchConv2d)]
+    for name, module in model.named_modules():
+        if name.startswith(tuple(inside)):
+            continue
+        if isinstance(module, nn.Conv2d | MultiBranchConv2d):
+            module.register_forward_hook(after_conv(name))
+        elif isinstance(module, NORM_LAYERS):
+            module.register_forward_pre_hook(before_norm(name))
+    with torch.no_grad(), _Reads() as reads:
+        model.eval()(example)
+    return {
+        conv: norm
+        for conv, (norm, tensor) in fed.items()
+        if calls[conv] == calls[norm] == 1 and reads.count[id(tensor)] == 1
+    }

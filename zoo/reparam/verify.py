@@ -1,0 +1,86 @@
+"""The proofs that `deploy` makes: each block in float64, the whole network against its own rounding noise."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from zoo.reparam.block import MultiBranchConv2d, conv_of
+
+BLOCK_TOLERANCE = 1e-9
+"""Largest relative error of a fold in float64; what is measured is near 1e-15."""
+NOISE_FACTOR = 10.0
+"""How many times its own rounding noise a deployed network may be off."""
+
+
+class EquivalenceError(RuntimeError):
+    """A deployed network does not compute what it computed in training structure."""
+
+
+def example_input(model: nn.Module, batch_size: int = 2) -> Tensor:
+    """Random images of the size a network declares (timm's `pretrained_cfg`), of its dtype and device.
+
+    Networks that declare none get 3 channels of 224 pixels.
+    """
+    cfg = getattr(model, "pretrained_cfg", None)
+    size = (cfg.get("input_size") if isinstance(cfg, dict) else None) or (3, 224, 224)
+    like = next(model.parameters())
+    channels = getattr(model, "in_chans", None) or size[0]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, channels, *size[1:], generator=generator)
+    return images.to(like.device, like.dtype)
+
+
+def prove_block(block: MultiBranchConv2d, name: str = "") -> float:
+    """max |convolution - branches| / max |branches| of one block in float64 on random input.
+
+    Raises:
+        EquivalenceError: The error exceeds `BLOCK_TOLERANCE`.
+    """
+    twin = copy.deepcopy(block).double()
+    spec = block.spec
+    reach = [d * (k - 1) + 1 + 2 * s for k, d, s in zip(spec.kernel_size, spec.dilation, spec.stride, strict=True)]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, spec.in_channels, *reach, dtype=torch.float64, generator=generator)
+    x = x.to(next(twin.parameters()).device)
+    with torch.no_grad():
+        wanted, got = twin(x), conv_of(spec, twin.equivalent_kernel(), torch.float64)(x)
+    error = relative_error(got, wanted)
+    if not error <= BLOCK_TOLERANCE:
+        raise EquivalenceError(f"block {name!r}: the folded convolution differs by {error:.1e} from its branches")
+    return error
+
+
+def prove_network(model: nn.Module, deployed: nn.Module, example: Tensor) -> tuple[float, float]:
+    """(error, noise floor): both networks' outputs against those of `model` in float64, relative to the largest.
+
+    The noise floor is the un-deployed network's own rounding error in the dtype it has. A fixed tolerance would
+    be the wrong test: deep SE networks amplify rounding a million times, deployed or not.
+
+    Raises:
+        EquivalenceError: The error exceeds `NOISE_FACTOR` times the noise floor.
+    """
+    with torch.no_grad():
+        exact = copy.deepcopy(model).double()(example.double())
+        noise = relative_error(model(example), exact)
+        error = relative_error(deployed(example), exact)
+    epsilon = torch.finfo(example.dtype).eps
+    if not error <= NOISE_FACTOR * max(noise, epsilon):
+        raise EquivalenceError(
+            f"{type(model).__name__}: the deployed network is off by {error:.1e}, "
+            f"the rounding noise of the network itself is {noise:.1e}"
+        )
+    return error, noise
+
+
+def relative_error(got: object, wanted: object) -> float:
+    """max |got - wanted| / max |wanted| over all tensors of an output (a tensor, list or dict of them)."""
+    pairs = [
+        (a.double(), b.double())
+        for a, b in zip(tree_leaves(got), tree_leaves(wanted), strict=True)
+        if isinstance(a, Tensor)
+    ]
+    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item() for a, b in pairs)
