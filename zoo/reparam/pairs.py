@@ -58,6 +58,7 @@ def conv_norm_pairs(model: nn.Module, example: Tensor) -> dict[str, str]:
 
 def _trace(model: nn.Module, example: Tensor) -> dict[str, str]:
     calls: Counter[str] = Counter()
+    reads = _Reads()
     made: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no id is used again
     fed: dict[str, tuple[str, Tensor]] = {}
 
@@ -65,6 +66,7 @@ def _trace(model: nn.Module, example: Tensor) -> dict[str, str]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
             calls[name] += 1
             made[id(output)] = (name, output)
+            reads.count[id(output)] = 0  # an id is that of an earlier, freed tensor too
 
         return hook
 
@@ -85,7 +87,7 @@ def _trace(model: nn.Module, example: Tensor) -> dict[str, str]:
             module.register_forward_hook(after_conv(name))
         elif isinstance(module, NORM_LAYERS):
             module.register_forward_pre_hook(before_norm(name))
-    with torch.no_grad(), _Reads() as reads:
+    with torch.no_grad(), reads:
         model.eval()(example)
     return {
         conv: norm
