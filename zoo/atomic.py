@@ -13,8 +13,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     The order is write, fsync, rename, fsync of the folder, so that whenever the process or the machine dies
     `path` holds either all of its old content or all of its new content. On an error the temporary file is
     removed and `path` is left as it was. The temporary name is fixed (`.tmp-` and the name of `path`): what a
-    killed process leaves behind is overwritten by the next write, and the suffix is the one the writer expects.
-    One process at a time may write a path.
+    killed process leaves behind is overwritten by the next write, and the suffix is the one the writer
+    expects. One process at a time may write a path.
 
         with atomic_write("last.pt") as temporary:
             torch.save(state, temporary)

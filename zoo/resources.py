@@ -24,8 +24,8 @@ def list_configs() -> list[str]:
 def find_config(name: str | Path) -> Path:
     """The file that `name` means: a path that exists, or a recipe by name.
 
-    A recipe may be written as `quickstart`, `quickstart.yaml` or, as in a checkout, `configs/quickstart.yaml`,
-    so a README command works from any working directory.
+    A recipe may be written as `quickstart`, `quickstart.yaml` or, as in a checkout,
+    `configs/quickstart.yaml`, so a README command works from any working directory.
 
     Raises:
         ValueError: neither a file nor a recipe; the message lists near names.

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
+from timm.data import IterableImageDataset
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from zoo.data.batches import ImageAugment, Normalize
-from zoo.data.datasets import BadImageError
+from zoo.data.image_sets import BadImageError, ImageSet
 from zoo.data.samplers import EvalBatches, TrainBatches
-from zoo.data.samples import BadImage, Batch, MapSamples, StreamSamples, collate
-from zoo.data.seeding import seeded
+from zoo.data.samples import BadImage, MapSamples, StreamSamples, collate
+from zoo.data.seeding import derive_seed, seeded
 from zoo.data.transforms import DISTORTIONS, EvalTransform, TrainTransform
 
 logger = logging.getLogger(__name__)
@@ -23,15 +25,17 @@ class TrainLoader:
 
     def __init__(
         self,
-        fetch: DataLoader[Batch],
+        fetch: DataLoader,
         batches: TrainBatches,
         normalize: Normalize,
         augment: ImageAugment,
         mixup: Mixup | None,
+        mix_key: tuple[int, ...],
         max_bad_images: int,
     ) -> None:
         self.fetch, self.batches = fetch, batches
-        self.normalize, self.augment, self.mixup = normalize, augment, mixup
+        self.normalize, self.augment = normalize, augment
+        self.mixup, self.mix_key = mixup, mix_key
         self.max_bad_images = max_bad_images
         self.bad_images: dict[str, str] = {}
         """unreadable images met so far in this process: name → why"""
@@ -47,17 +51,20 @@ class TrainLoader:
         return self.batches.num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        epoch, start = self.batches.epoch, self.batches.start_batch
-        streaming = isinstance(self.fetch.dataset, StreamSamples)
-        for step, batch in enumerate(self.fetch, 0 if streaming else start):
-            if step < start:  # a stream cannot begin in the middle: read on to where we were
-                continue
+        epoch, start, end = self.batches.epoch, self.batches.start_batch, self.batches.num_batches
+        if isinstance(
+            self.fetch.dataset, StreamSamples
+        ):  # it cannot begin in the middle: read on to where we were
+            fetched = islice(self.fetch, start, end)
+        else:
+            fetched = self.fetch
+        for step, batch in enumerate(fetched, start):
             account(batch.bad, self.bad_images, self.max_bad_images)
             images = self.normalize(batch.images)
             targets = batch.targets.to(images.device, non_blocking=True)
-            self.augment(images, epoch, step, batch.index)
+            self.augment(images, epoch, batch.index)
             if self.mixup is not None:
-                with seeded(self.batches.seed, epoch, step, self.batches.rank, 2):
+                with seeded(*self.mix_key, epoch, step):
                     images, targets = self.mixup(images, targets)
             yield images, targets
 
@@ -67,7 +74,7 @@ class EvalLoader:
 
     def __init__(
         self,
-        fetch: DataLoader[Batch],
+        fetch: DataLoader,
         normalize: Normalize,
         distort: Callable[[Tensor], Tensor],
         max_bad_images: int,
@@ -107,7 +114,7 @@ def account(new: tuple[BadImage, ...], known: dict[str, str], limit: int) -> Non
 
 
 def train_loader(
-    dataset: Dataset,
+    dataset: ImageSet | IterableImageDataset,
     transform: TrainTransform,
     *,
     batch_size: int,
@@ -125,26 +132,34 @@ def train_loader(
     `batch_size` is per process. Step s of an epoch reads the same world_size · batch_size images however many
     processes share them, and each image looks the same. The last, incomplete global batch is left out.
 
-    Call `set_epoch(epoch, start_batch=0)` before iterating; `len(loader)` is the number of batches of a whole epoch.
-    `mixup` is timm's `Mixup` or anything (images, targets) → (images, targets); it runs seeded by the step.
-    An unreadable image is replaced by the next readable one, named in a warning and kept in `loader.bad_images`.
+    Call `set_epoch(epoch, start_batch=0)` before iterating; `len(loader)` is the number of batches of a whole
+    epoch. `mixup` is timm's `Mixup` or anything (images, targets) → (images, targets); it runs seeded by the
+    step. An unreadable image is replaced by the next readable one, named in a warning and kept in
+    `loader.bad_images`.
 
-    A streaming dataset (wds/, hfids/, tfds/) has no index: its order is the reader's, its augmentation a function of
-    (seed, epoch, worker, position), and `start_batch` reads and drops what it leaves out.
+    A streaming dataset (wds/, hfids/, tfds/) has no index: its order is the reader's, its augmentation a
+    function of (seed, epoch, worker, position), and `start_batch` reads and drops what it leaves out.
 
     Raises:
         ValueError: the dataset is smaller than one global batch.
         BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
     """
     device = torch.device(device)
-    batches = TrainBatches(len(dataset), batch_size, seed, rank, 1 if is_stream(dataset) else world_size)  # pyright: ignore[reportArgumentType]
-    fetch = _fetch(dataset, transform, batches, workers, seed, max_bad_images + 1, device)
+    if isinstance(dataset, IterableImageDataset):
+        seed = derive_seed(seed, rank)  # each process reads its own shards: nothing is shared out here
+        batches = TrainBatches(len(dataset), batch_size, seed)
+        fetch = _stream(dataset, transform, seed, batch_size, True, workers, device)
+    else:
+        batches = TrainBatches(len(dataset), batch_size, seed, rank, world_size)
+        attempts = min(max_bad_images + 1, len(dataset))
+        fetch = _fetch(MapSamples(dataset, transform.build(), seed, attempts), batches, workers, device)
     normalize = Normalize(transform.mean, transform.std, device, channels_last)
-    return TrainLoader(fetch, batches, normalize, ImageAugment(transform, seed), mixup, max_bad_images)
+    augment = ImageAugment(transform, seed)
+    return TrainLoader(fetch, batches, normalize, augment, mixup, (seed, rank), max_bad_images)
 
 
 def eval_loader(
-    dataset: Dataset,
+    dataset: ImageSet | IterableImageDataset,
     transform: EvalTransform,
     *,
     batch_size: int,
@@ -155,13 +170,56 @@ def eval_loader(
     device: torch.device | str = "cpu",
     channels_last: bool = False,
 ) -> EvalLoader:
-    """A loader of evaluation batches: (images, targets, index), the first two as in training, index int64 on the CPU.
+    """A loader of evaluation batches: (images, targets, index), the first two as in training, index int64 on
+    the CPU.
 
-    Process r of w gets the images r, r + w, …: together each image exactly once, without padding, so processes may
-    differ by one batch and nothing inside the loop may wait for the others. `index` is -1 for streaming datasets.
+    Process r of w gets the images r, r + w, …: together each image exactly once, without padding, so
+    processes may differ by one batch and nothing inside the loop may wait for the others. `index` is -1 for
+    streaming datasets.
 
     An unreadable image is never scored: it is left out, named in a warning and kept in `loader.bad_images`.
 
     Raises:
         BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
     """
+    device = torch.device(device)
+    if isinstance(dataset, IterableImageDataset):
+        fetch = _stream(dataset, transform, 0, batch_size, False, workers, device)
+    else:
+        batches = EvalBatches(len(dataset), batch_size, rank, world_size)
+        fetch = _fetch(MapSamples(dataset, transform.build(), 0, 1), batches, workers, device)
+    normalize = Normalize(transform.mean, transform.std, device, channels_last)
+    return EvalLoader(fetch, normalize, DISTORTIONS[transform.distort], max_bad_images)
+
+
+def _fetch(
+    samples: MapSamples, batches: TrainBatches | EvalBatches, workers: int, device: torch.device
+) -> DataLoader:
+    return DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _stream(
+    dataset: IterableImageDataset,
+    transform: TrainTransform | EvalTransform,
+    seed: int,
+    batch_size: int,
+    drop_last: bool,
+    workers: int,
+    device: torch.device,
+) -> DataLoader:
+    dataset.set_loader_cfg(num_workers=workers)  # its length depends on it
+    return DataLoader(
+        StreamSamples(dataset, transform.build(), seed),
+        batch_size=batch_size,
+        drop_last=drop_last,
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+    )

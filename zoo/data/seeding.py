@@ -10,7 +10,7 @@ import torch
 
 
 def derive_seed(*key: int) -> int:
-    """A 63-bit seed from integers such as (seed, epoch, image index); equal keys give equal seeds anywhere."""
+    """A 63-bit seed from integers like (seed, epoch, image index); equal keys give equal seeds anywhere."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

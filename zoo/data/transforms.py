@@ -6,16 +6,19 @@ Normalising, PCA lighting and random erasing follow on the batch, in float32 (`z
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import timm.data
 import torch
 from PIL import Image
 from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torchvision.transforms import Compose
 
 ImageTransform = Callable[[Image.Image], Tensor]
 
-# Distortions of a batch (..., H, W) of square images, as in ACNet's robustness table; rot90 is counter-clockwise.
+# Distortions of a batch (..., H, W) of square images, as in ACNet's robustness table; rot90 is
+# counter-clockwise.
 DISTORTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda images: images,
     "rot90": lambda images: torch.rot90(images, 1, (-2, -1)),
@@ -28,8 +31,9 @@ DISTORTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class TrainTransform:
     """Training-time augmentation; the names are timm's.
 
-    Order: random resized crop, flips, AutoAugment or colour jitter, then on the float image lighting, normalising
-    and erasing. As in timm, a policy `aa` switches the colour jitter off (unless it is a 3-Augment policy, "3a").
+    Order: random resized crop, flips, AutoAugment or colour jitter, then on the float image lighting,
+    normalising and erasing. As in timm, a policy `aa` switches the colour jitter off (unless it is a 3-Augment
+    policy, "3a").
     """
 
     img_size: int = 224
@@ -48,7 +52,7 @@ class TrainTransform:
     """probability of a horizontal flip"""
     vflip: float = 0.0
     """probability of a vertical flip"""
-    color_jitter: float | tuple[float, ...] | None = None
+    color_jitter: float | tuple[float, ...] = 0.0
     """brightness, contrast and saturation (one number), or three or four (with hue) numbers"""
     aa: str | None = None
     """policy in timm's notation: original, rand-m9-mstd0.5-inc1, …"""
@@ -63,20 +67,23 @@ class TrainTransform:
 
     def build(self) -> ImageTransform:
         """PIL RGB image → uint8 tensor (3, img_size, img_size); draws from the global generators."""
-        return timm.data.create_transform(
+        jitter: Any = self.color_jitter or None  # timm's annotation leaves out None, which means no jitter
+        transform = timm.data.create_transform(
             self.img_size,
             is_training=True,
             scale=self.scale,
             ratio=self.ratio,
             hflip=self.hflip,
             vflip=self.vflip,
-            color_jitter=self.color_jitter or None,  # type: ignore[arg-type]  (timm takes None: no jitter)
+            color_jitter=jitter,
             auto_augment=self.aa,
             interpolation=self.interpolation,
             mean=self.mean,  # AutoAugment fills with it
             std=self.std,
             use_prefetcher=True,  # leave the image uint8
         )
+        assert isinstance(transform, Compose)
+        return transform
 
 
 @dataclass(kw_only=True)
@@ -104,7 +111,7 @@ class EvalTransform:
 
     def build(self) -> ImageTransform:
         """PIL RGB image → uint8 tensor (3, img_size, img_size)."""
-        return timm.data.create_transform(
+        transform = timm.data.create_transform(
             self.img_size,
             is_training=False,
             crop_pct=self.crop_pct,
@@ -114,3 +121,5 @@ class EvalTransform:
             std=self.std,
             use_prefetcher=True,
         )
+        assert isinstance(transform, Compose)
+        return transform

@@ -1,0 +1,68 @@
+"""What a dataset is here: labelled images with an index, and an error where one cannot be read."""
+
+import struct
+import tarfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+# What Pillow and tarfile raise on bytes that are no image, or not all of one.
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    tarfile.TarError,
+    Image.DecompressionBombError,
+)
+
+
+class BadImageError(ValueError):
+    """More images could not be read than the user allows."""
+
+
+class ImageSet(ABC, Dataset[tuple[Image.Image, int]]):
+    """Labelled images with an index. Reading an unreadable one raises one of `UNREADABLE`."""
+
+    classes: tuple[str, ...] | None = None
+    """names of the classes in the order of their labels, if the source knows them"""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        """The image as RGB, and its label."""
+
+    @abstractmethod
+    def filename(self, index: int) -> str:
+        """What to call the image in a message."""
+
+
+class Selection(ImageSet):
+    """Some images of a set."""
+
+    def __init__(self, dataset: ImageSet, indices: Sequence[int]) -> None:
+        self.dataset, self.indices, self.classes = dataset, indices, dataset.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return self.dataset[self.indices[index]]
+
+    def filename(self, index: int) -> str:
+        return self.dataset.filename(self.indices[index])
+
+
+def spread(dataset: ImageSet, num_images: int) -> ImageSet:
+    """At most `num_images` images at even distances, so a set that is sorted by class keeps its balance."""
+    size = len(dataset)
+    if num_images >= size:
+        return dataset
+    return Selection(dataset, [i * size // num_images for i in range(num_images)])

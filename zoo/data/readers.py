@@ -1,0 +1,52 @@
+"""The two kinds of indexed sources besides the bundled one: timm's readers and torchvision's datasets."""
+
+from typing import Any
+
+from PIL import Image
+from timm.data.readers.reader import Reader
+
+from zoo.data.image_sets import ImageSet
+
+
+class ReaderImages(ImageSet):
+    """Images behind one of timm's readers: a folder, a tar file, or a Hugging Face dataset on disk.
+
+    timm's own dataset replaces an unreadable image by the next one, in validation too; this one lets the
+    error out.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader: Any = reader
+        # timm's folder reader has the first name, its tar reader the second.
+        labels = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+        self.classes = tuple(sorted(labels, key=labels.get)) if labels else None
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        stream, target, *_ = self.reader[index]
+        with stream, Image.open(stream) as image:
+            return image.convert("RGB"), int(target)
+
+    def filename(self, index: int) -> str:
+        return self.reader.filename(index, absolute=True) or f"image {index}"
+
+
+class TorchvisionImages(ImageSet):
+    """Images of a torchvision dataset (torch/cifar10, …)."""
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset, self.name = dataset, name
+        classes = getattr(dataset, "classes", None)
+        self.classes = tuple(map(str, classes)) if classes else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        image, target = self.dataset[index]
+        return image.convert("RGB"), int(target)
+
+    def filename(self, index: int) -> str:
+        return f"{self.name}[{index}]"
