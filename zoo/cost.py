@@ -84,9 +84,7 @@ class _Counter(TorchDispatchMode):
                 tuple(weight.shape[2:]) == (3, 3) and set(stride) == set(dilation) == {1} and not transposed
             )
             self.macs += macs
-            self.winograd_muls += (
-                macs * 4 // 9 if winograd else macs
-            )  # exact: nine taps make macs a multiple of 9
+            self.winograd_muls += macs * 4 // 9 if winograd else macs  # exact: nine taps per filter
         elif func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):
             left, right = args[-2:]
             macs = left.numel() * right.shape[1]

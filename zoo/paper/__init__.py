@@ -1,1 +1,1 @@
-"""The papers' tables: published figures as data (tables), what a network costs (cost), both compared (reproduce)."""
+"""The papers' tables: their figures as data (tables) and beside ours, cell by cell (reproduce)."""

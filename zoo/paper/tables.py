@@ -43,7 +43,7 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """What was published of a registered network: accuracy in per cent, parameters in millions, as printed."""
+    """What was published of a registered network: accuracy in %, parameters in millions, as printed."""
 
     source: str
     weights: Weights
@@ -88,8 +88,8 @@ class Column:
 class Row:
     """One row: a network (None if it is not in the zoo) and its published figures by column key.
 
-    block: the branch set, where it is not the network's own. unverified: columns whose figure was not confirmed
-    in a source. approximate: the figures were read off a picture. stride_in_first_1x1: the original ResNet.
+    block: the branch set, where it is not the network's own. unverified: columns whose figure no source
+    confirms. approximate: the figures were read off a picture. stride_in_first_1x1: the original ResNet.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Row:
     stride_in_first_1x1: bool = False
 
     def published(self, column: Column) -> str | None:
-        """The figure as printed, "~" before one read off a picture; None if there is none that was confirmed."""
+        """The figure as printed, "~" before one read off a picture; None if there is no confirmed one."""
         if column.key not in self.values or column.key in self.unverified:
             return None
         return ("~" if self.approximate else "") + column.printed(self.values[column.key])
@@ -110,7 +110,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Erratum:
-    """Printed figures of one column that the stated convention does not give: why, and what it gives, by row."""
+    """Printed figures of a column that its convention does not give: why, and what it gives, by row."""
 
     why: str
     ours: Mapping[str, float]
@@ -159,7 +159,7 @@ def _load() -> tuple[dict[str, Table], dict[str, Published]]:
     known: dict[str, Table] = {}
     models: dict[str, Published] = {}
     for paper in PAPERS:
-        data = yaml.safe_load(resources.files(__package__).joinpath(f"{paper}.yaml").read_text("utf-8"))
+        data = yaml.safe_load(resources.files("zoo.paper").joinpath(f"{paper}.yaml").read_text("utf-8"))
         known |= {name: _table(name, entry, data["paper"]) for name, entry in data["tables"].items()}
         models |= {
             name: Published(**entry | {"weights": Weights(**entry["weights"])})
@@ -182,4 +182,4 @@ def _table(name: str, entry: dict[str, Any], paper: Mapping[str, str]) -> Table:
 
 def _row(entry: dict[str, Any], columns: set[str]) -> Row:
     values = {key: entry.pop(key) for key in list(entry) if key in columns}
-    return Row(values=values, **entry | {"unverified": tuple(entry.get("unverified", ()))})
+    return Row(values=values, unverified=tuple(entry.pop("unverified", ())), **entry)

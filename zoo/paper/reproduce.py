@@ -1,0 +1,225 @@
+"""A published table beside ours, cell by cell.
+
+Parameters, FLOPs and Winograd multiplications are computed and compared to the printed digit. Times depend on
+the machine: they are compared by rank correlation and by their ratio to one row of the table. Accuracies come
+from the user's own evaluation on ImageNet; without one the cell says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+
+from timm.models.resnet import Bottleneck
+from torch import nn
+
+import zoo
+from zoo.cost import Cost, count
+from zoo.paper import tables
+from zoo.paper.results import Accuracies
+
+EXACT = "exact"
+DIFFERS = "differs"
+MEASURED_HERE = "measured here"
+NOT_MEASURED = "not measured"
+NEEDS_IMAGENET = "needs ImageNet"
+NOT_PUBLISHED = "not published"
+NOT_IN_ZOO = "not in the zoo"
+
+Measurements = Mapping[tuple[str, str], float]
+"""(row name, column key) → what this machine measured, in SI units (s, images/s, bytes)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell: the figure as printed, ours printed alike (a ratio where times are compared), and a status.
+
+    value: ours in units of one, unrounded. model: what was built or evaluated, None if the zoo has none.
+    """
+
+    row: str
+    column: str
+    model: str | None
+    status: str
+    published: str | None = None
+    ours: str | None = None
+    value: float | None = None
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How a measured column agrees with the published one: Spearman's rank correlation over `rows` rows."""
+
+    column: str
+    reference: str
+    rows: int
+    rank_correlation: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A table, its cells in reading order, and the comparison of each measured column."""
+
+    table: tables.Table
+    cells: list[Cell]
+    comparisons: list[Comparison]
+
+    def summary(self) -> dict[str, int]:
+        """How many cells have each status."""
+        statuses = [cell.status for cell in self.cells]
+        return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+
+
+def reproduce(
+    table: tables.Table,
+    rows: Sequence[tables.Row] | None = None,
+    *,
+    accuracies: Accuracies | None = None,
+    measurements: Measurements | None = None,
+) -> Reproduction:
+    """Fill every cell of `table`, or of some of its `rows`.
+
+    Raises:
+        ValueError: a row names a network that is not registered.
+    """
+    rows = table.rows if rows is None else rows
+    comparisons = [
+        _compare(table, rows, column, measurements)
+        for column in table.columns
+        if measurements and column.kind in tables.MEASURED
+    ]
+    reference = {comparison.column: comparison.reference for comparison in comparisons}
+    cells = []
+    for row in rows:
+        costs: dict[str, Cost] = {}
+        for column in table.columns:
+            if column.kind in tables.COMPUTED:
+                cells.append(_computed(table, row, column, costs))
+            elif column.kind in tables.ACCURACY:
+                cells.append(_accuracy(row, column, accuracies or {}))
+            else:
+                cells.append(_measured(table, row, column, measurements or {}, reference.get(column.key)))
+    return Reproduction(table=table, cells=cells, comparisons=comparisons)
+
+
+def build(row: tables.Row, structure: str, device: str = "meta") -> nn.Module:
+    """The network of a row in eval mode, in its "train" or "deployed" structure; BN folded in the latter.
+
+    Raises:
+        ValueError: the network is not registered.
+    """
+    assert row.model is not None, row.name
+    options = {"block": row.block} if row.block else {}
+    model = zoo.create_model(row.model, device=device, **options).eval()
+    if row.stride_in_first_1x1:
+        stride_in_first_1x1(model)
+    return zoo.deploy(model, verify=False) if structure == "deployed" else model
+
+
+def stride_in_first_1x1(model: nn.Module) -> None:
+    """Turn timm's ResNet-50 and deeper into the original ones (arXiv 1512.03385), in place.
+
+    There the first 1x1 of a bottleneck has the stride, not the 3x3; the paper's FLOPs are of those.
+    """
+    for module in model.modules():
+        if isinstance(module, Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank; None for fewer than three pairs or a constant."""
+    assert len(first) == len(second)
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
+        return None
+    return statistics.correlation(_ranks(first), _ranks(second))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
+
+
+def _cell(
+    row: tables.Row,
+    column: tables.Column,
+    status: str,
+    *,
+    ours: str | None = None,
+    value: float | None = None,
+    note: str = "",
+) -> Cell:
+    return Cell(
+        row=row.name,
+        column=column.key,
+        model=column.prefix + row.model if row.model else None,
+        status=status,
+        published=row.published(column),
+        ours=ours,
+        value=value,
+        note=note,
+    )
+
+
+def _computed(table: tables.Table, row: tables.Row, column: tables.Column, costs: dict[str, Cost]) -> Cell:
+    if row.model is None:
+        return _cell(row, column, NOT_IN_ZOO)
+    if column.structure not in costs:
+        costs[column.structure] = count(build(row, column.structure), (3, row.input_size, row.input_size))
+    value = getattr(costs[column.structure], column.kind)
+    ours, published = column.text(value), row.published(column)
+    if published is None:
+        return _cell(row, column, NOT_PUBLISHED, ours=ours, value=value)
+    erratum = table.errata.get(column.key)
+    note = erratum.why if erratum and row.name in erratum.ours else ""
+    return _cell(row, column, EXACT if ours == published else DIFFERS, ours=ours, value=value, note=note)
+
+
+def _accuracy(row: tables.Row, column: tables.Column, accuracies: Accuracies) -> Cell:
+    found = accuracies.get((column.prefix + row.model, row.block)) if row.model else None
+    if found and (value := getattr(found, column.kind)) is not None:
+        return _cell(row, column, MEASURED_HERE, ours=column.text(value), value=value, note=found.file)
+    if row.published(column) is None:
+        return _cell(row, column, NOT_PUBLISHED)
+    return _cell(row, column, NEEDS_IMAGENET if row.model else NOT_IN_ZOO)
+
+
+def _measured(
+    table: tables.Table,
+    row: tables.Row,
+    column: tables.Column,
+    measurements: Measurements,
+    reference: str | None,
+) -> Cell:
+    value = measurements.get((row.name, column.key))
+    if value is None:
+        status = NOT_IN_ZOO if row.model is None else NOT_MEASURED
+        return _cell(row, column, NOT_PUBLISHED if row.published(column) is None else status)
+    assert reference is not None
+    ratio = f"{value / measurements[reference, column.key]:.2f}x"
+    note = f"relative to {reference}"
+    base = next(r for r in table.rows if r.name == reference)
+    if row.published(column) and base.published(column):
+        note += f"; paper {_number(row, column) / _number(base, column):.2f}x"
+    return _cell(row, column, MEASURED_HERE, ours=ratio, value=value, note=note)
+
+
+def _number(row: tables.Row, column: tables.Column) -> float:
+    value = row.values[column.key]
+    assert isinstance(value, (int, float)), (row.name, column.key)
+    return value
+
+
+def _compare(
+    table: tables.Table, rows: Sequence[tables.Row], column: tables.Column, measurements: Measurements
+) -> Comparison:
+    measured = [row for row in rows if (row.name, column.key) in measurements]
+    names = [row.name for row in measured]
+    reference = table.reference if table.reference in names or not names else names[0]
+    both = [row for row in measured if row.published(column)]
+    correlation = rank_correlation(
+        [_number(row, column) for row in both], [measurements[row.name, column.key] for row in both]
+    )
+    return Comparison(
+        column=column.key, reference=reference or "", rows=len(both), rank_correlation=correlation
+    )

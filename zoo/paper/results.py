@@ -1,0 +1,79 @@
+"""Accuracies the user measured: validate's result files, timm's CSV, any records of model, top1 and top5."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Measured accuracy in per cent, and the file it came from."""
+
+    top1: float
+    top5: float | None
+    file: str
+
+
+Accuracies = dict[tuple[str, str | None], Accuracy]
+"""(model, block) → accuracy; block is None where the network has its own."""
+
+
+def read_results(files: Iterable[str | Path]) -> Accuracies:
+    """Read result files; where a network appears twice the later file counts.
+
+    JSON: one record or a list of them. CSV: one record a line, named by the header. A record has `model`,
+    `top1` and, if known, `top5` (per cent), and `block` where the branch set is not the network's own.
+
+    Raises:
+        ValueError: unreadable file, missing or ill-typed key, or a record that is not of ImageNet-1k.
+    """
+    accuracies: Accuracies = {}
+    for file in files:
+        for number, record in enumerate(_records(Path(file)), 1):
+            where = f"{file}: record {number}"
+            if not isinstance(record, dict):
+                raise ValueError(f"{where}: expected an object with the keys model and top1, got {record!r}")
+            if not record.get("model"):
+                raise ValueError(f"{where}: no key 'model'; keys are {', '.join(record)}")
+            if (classes := record.get("num_classes")) not in (None, "", 1000, "1000"):
+                raise ValueError(
+                    f"{where}: {record['model']} was evaluated on {classes} classes, not on ImageNet-1k"
+                )
+            top1 = _percent(record, "top1", where)
+            if top1 is None:
+                raise ValueError(f"{where}: no key 'top1'; keys are {', '.join(record)}")
+            accuracies[str(record["model"]), record.get("block") or None] = Accuracy(
+                top1=top1, top5=_percent(record, "top5", where), file=str(file)
+            )
+    return accuracies
+
+
+def _records(file: Path) -> list[Any]:
+    try:
+        text = file.read_text("utf-8")
+        if file.suffix == ".csv":
+            return list(csv.DictReader(text.splitlines()))
+        data = json.loads(text)
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: not a JSON or CSV file of results: {error}") from None
+    return data if isinstance(data, list) else [data]
+
+
+def _percent(record: dict[str, Any], key: str, where: str) -> float | None:
+    value = record.get(key)
+    if value in (None, ""):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number <= 100:
+        raise ValueError(f"{where}: {key} must be a number of per cent, got {value!r}")
+    return number
