@@ -1,0 +1,27 @@
+"""Which number formats this CPU computes with, from the flags that its kernel reports."""
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags in the kernel's spelling (`avx512_vnni`, `amx_bf16`); empty where it reports none."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return frozenset()
+    for line in info.read_text(errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):  # x86, Arm
+            return frozenset(value.split())
+    return frozenset()
+
+
+def has_bf16() -> bool:
+    """Whether bf16 products are computed in hardware: AMX, AVX512-BF16 or Arm's BF16."""
+    return not cpu_flags().isdisjoint({"amx_bf16", "avx512_bf16", "bf16"})
+
+
+def has_fp16() -> bool:
+    """Whether float16 products are computed in hardware: AVX512-FP16, AMX-FP16 or Arm's half precision."""
+    return not cpu_flags().isdisjoint({"avx512_fp16", "amx_fp16", "asimdhp"})
