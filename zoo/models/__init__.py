@@ -1,0 +1,5 @@
+"""The networks; importing this fills the registry."""
+
+from zoo.models import repvgg
+
+__all__ = ["repvgg"]

@@ -1,0 +1,147 @@
+"""StagedNetwork: stem → stages → head, with everything that timm expects of such a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from timm.layers import ClassifierHead
+from timm.models._features import feature_take_indices
+from timm.models._manipulate import checkpoint_seq
+from torch import Tensor, nn
+
+
+class StagedNetwork(nn.Module):
+    """A classification network in timm's contract; families only build its parts.
+
+    logits = head(stages(stem(x))). Taps for features are the stem and each stage's last map.
+
+    Args:
+        stem, stages, head: The parts; `head` as timm's `ClassifierHead` (pools, then classifies).
+        num_features: Channels of the last stage's map.
+        channels, reductions: Of the stem and of each stage: for `feature_info`.
+    """
+
+    def __init__(
+        self,
+        stem: nn.Module,
+        stages: list[nn.Sequential],
+        head: ClassifierHead,
+        *,
+        num_classes: int,
+        in_chans: int,
+        channels: list[int],
+        reductions: list[int],
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.num_features = self.head_hidden_size = channels[-1]
+        self.grad_checkpointing = False
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.head = head
+        modules = ["stem", *(f"stages.{i}" for i in range(len(stages)))]
+        self.feature_info = [
+            {"num_chs": c, "reduction": r, "module": m} for c, r, m in zip(channels, reductions, modules, strict=True)
+        ]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) → (N, num_features, H / reduction, W / reduction), before pooling."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = self._run(stage, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Unpooled features → logits (N, num_classes), or the vector before the classifier."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(stage, x)
+        return stage(x)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Feature maps by tap index (0: the stem), alone or beside the final features.
+
+        Raises:
+            ValueError: An output format other than NCHW.
+        """
+        if output_fmt != "NCHW":
+            raise ValueError(f"output_fmt={output_fmt!r}: feature maps of this network are NCHW")
+        wanted, last = feature_take_indices(len(self.stages) + 1, indices)
+        taps = []
+        for index, part in enumerate([self.stem, *self.stages]):
+            if stop_early and index > last:
+                break
+            x = part(x) if index == 0 else self._run(part, x)
+            if index in wanted:
+                taps.append(x)
+        return taps if intermediates_only else (x, taps)
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last wanted tap, and the classifier."""
+        wanted, last = feature_take_indices(len(self.stages) + 1, indices)
+        self.stages = self.stages[:last]
+        if prune_head:
+            self.reset_classifier(0, "")
+        return wanted
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh classifier of `num_classes` (0: none)."""
+        self.num_classes = num_classes
+        self.head.reset(num_classes, global_pool)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning-rate decay: a group a block, or a stage if `coarse`."""
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute activations in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
+
+def dilated(strides: list[int], output_stride: int) -> list[tuple[int, int, int]]:
+    """(stride, dilation of the first block, dilation of the others) of each stage for an output stride.
+
+    Where the network may not be reduced further, a stage dilates instead of striding (DeepLab, 1606.00915).
+
+    Raises:
+        ValueError: The product of the first strides cannot be `output_stride`.
+    """
+    plan, reduction, dilation = [], 1, 1
+    for stride in strides:
+        before = dilation
+        if reduction >= output_stride and stride > 1:
+            dilation *= stride
+            stride = 1
+        reduction *= stride
+        plan.append((stride, before, dilation))
+    if reduction > output_stride:
+        raise ValueError(f"output_stride={output_stride} cannot be reached with strides {strides}")
+    return plan
+
+

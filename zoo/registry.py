@@ -1,0 +1,193 @@
+"""The registry: name → builder, `create_model`, and the bridge into timm's registry.
+
+Names are the papers' own, dots included: `repghostnet_1.0x`. In timm each network is `zoo_` and its name with
+dots as underscores, so that no name of timm's is ever taken: `timm.create_model("zoo_repghostnet_1_0x")`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torchvision
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import generate_default_cfgs
+from timm.models._features import FeatureGetterNet
+from torch import nn
+
+from zoo.checkpoints import fetch_pretrained, load_into
+from zoo.reparam.convert import convert
+from zoo.reparam.deploy import deploy as deploy_network
+
+Builder = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registered network.
+
+    Attributes:
+        name: The registry name.
+        family: What `list` groups by, e.g. RepVGG.
+        builder: keyword arguments (num_classes, in_chans, …) → the network in training structure.
+        cfg: timm's `pretrained_cfg`: input_size, mean, std, crop_pct, interpolation, first_conv, classifier.
+    """
+
+    name: str
+    family: str
+    builder: Builder
+    cfg: dict[str, Any]
+
+    @property
+    def timm_name(self) -> str:
+        return "zoo_" + self.name.replace(".", "_")
+
+
+_ENTRIES: dict[str, ModelEntry] = {}
+# What timm's registry reads from the module of an entry point.
+default_cfgs: dict[str, Any] = {}
+__all__ = ["ModelEntry", "UnknownModelError", "create_model", "list_models", "model_entry", "register_model"]
+
+
+class UnknownModelError(ValueError):
+    """No network of that name; says which are near."""
+
+
+def register_model(
+    builder: Builder | None = None, *, name: str | None = None, family: str = "user", **cfg: Any
+) -> Any:
+    """Register a builder under its own name or `name`; also as a decorator, bare or with arguments.
+
+        @zoo.register_model
+        def mynet(num_classes=1000, in_chans=3, **kwargs): ...
+
+    Args:
+        builder: Keyword arguments → network in training structure.
+        name: The registry name, if not the builder's own.
+        family: For listings.
+        cfg: Entries of timm's `pretrained_cfg` that differ from ImageNet's at 224 pixels.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if builder is None:
+        return lambda function: register_model(function, name=name, family=family, **cfg)
+    name = name or builder.__name__
+    if name in _ENTRIES:
+        raise ValueError(f"a model named {name!r} is registered already")
+    full_cfg = {
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "num_classes": 1000,
+        "first_conv": None,
+        "classifier": None,
+        **cfg,
+    }
+    _ENTRIES[name] = entry = ModelEntry(name, family, builder, full_cfg)
+    _register_in_timm(entry)
+    return builder
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Registered names that match a shell pattern, sorted.
+
+    >>> zoo.list_models("repvgg_b?g4")
+    ['repvgg_b1g4', 'repvgg_b2g4', 'repvgg_b3g4']
+    """
+    return sorted(fnmatch.filter(_ENTRIES, pattern))
+
+
+def model_entry(name: str) -> ModelEntry:
+    """The entry of a name; timm's spelling of ours (`zoo_repghostnet_1_0x`) is understood too.
+
+    Raises:
+        UnknownModelError: No such network; the message lists near names.
+    """
+    for entry in _ENTRIES.values():
+        if name in (entry.name, entry.timm_name):
+            return entry
+    near = difflib.get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else "`zoo list` shows all names"
+    raise UnknownModelError(f"unknown model {name!r}: {hint}")
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    checkpoint: str | Path | None = None,
+    deploy: bool = False,
+    block: str | None = None,
+    features_only: bool = False,
+    out_indices: tuple[int, ...] | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Create a network.
+
+    >>> model = zoo.create_model("repghostnet_1.0x", num_classes=10)
+    >>> model = zoo.create_model("repvgg_a0", checkpoint="RepVGG-A0-train.pth", deploy=True)
+
+    Args:
+        name: A registered name (`zoo list`), or `timm/NAME` or `torchvision/NAME`.
+        pretrained: Fetch published weights.
+        checkpoint: A file in any layout we know: ours, the official repositories', timm's; of either structure,
+            which is recognised. A deployed checkpoint gives a deployed network.
+        deploy: Return the deployed structure; with weights, proven equal.
+        block: Replace the K×K convolutions by this branch set (see `zoo.convert`).
+        features_only: Return the feature maps at `out_indices` (default: all taps) instead of logits.
+        kwargs: To the builder: num_classes, in_chans, drop_rate, device, dtype, output_stride, …
+
+    Raises:
+        UnknownModelError: No such name.
+        CheckpointError: The file is missing, unreadable or of another network; says which keys differ.
+        EquivalenceError: A deployed network did not prove equal.
+    """
+    if pretrained and checkpoint:
+        raise ValueError("pass pretrained=True or checkpoint=PATH, not both")
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    source = fetch_pretrained(name) if pretrained else checkpoint
+    model = _build(name, **kwargs)
+    if block:
+        model = convert(model, block)
+    if source:
+        model = load_into(model, source)
+    if deploy:
+        model = deploy_network(model.eval(), verify=source is not None)
+    if features_only:
+        getter = {} if out_indices is None else {"out_indices": out_indices}
+        model = FeatureGetterNet(model, **getter)
+    return model
+
+
+def _build(name: str, **kwargs: Any) -> nn.Module:
+    """A freshly initialised network of ours, of timm (`timm/NAME`) or of torchvision (`torchvision/NAME`)."""
+    library, _, foreign = name.partition("/")
+    if library == "timm" and foreign:
+        return timm.create_model(foreign, **kwargs)
+    if library == "torchvision" and foreign:
+        return torchvision.models.get_model(foreign, weights=None, **kwargs)
+    entry = model_entry(name)
+    model = entry.builder(**kwargs)
+    model.pretrained_cfg = model.default_cfg = {**entry.cfg, "architecture": entry.timm_name}
+    return model
+
+
+def _register_in_timm(entry: ModelEntry) -> None:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        for timms in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+            kwargs.pop(timms, None)
+        return create_model(entry.name, pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = entry.timm_name
+    entrypoint.__module__ = __name__
+    default_cfgs.update(generate_default_cfgs({entry.timm_name: entry.cfg}))
+    timm.models.register_model(entrypoint)
