@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import singledispatch
 
 import torch
-from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d
+from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
@@ -123,7 +123,7 @@ def norm_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 def activation_of(norm: nn.Module) -> nn.Module:
     """What a norm layer applies after normalising: timm's fused norm-act layers have a drop and an activation."""
-    if not isinstance(norm, (BatchNormAct2d, FrozenBatchNormAct2d)):
+    if not isinstance(norm, BatchNormAct2d | FrozenBatchNormAct2d | SyncBatchNormAct):
         return nn.Identity()
     return norm.act if isinstance(norm.drop, nn.Identity) else nn.Sequential(norm.drop, norm.act)
 

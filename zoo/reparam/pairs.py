@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,8 +32,26 @@ class _Reads(TorchFunctionMode):
         return result
 
 
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass in eval mode shows.
+
+    Attributes:
+        pairs: Name of a convolution or block → name of the BatchNorm that alone reads its output.
+        calls: Name of a convolution, block or BatchNorm → how often it ran; 0 if it did not.
+    """
+
+    pairs: dict[str, str]
+    calls: Counter[str]
+
+
 def conv_norm_pairs(model: nn.Module, example: Tensor) -> dict[str, str]:
-    """{name of a convolution or block: name of the BatchNorm that alone reads its output}.
+    """The pairs of `trace`: {name of a convolution or block: name of the BatchNorm that alone reads its output}."""
+    return trace(model, example).pairs
+
+
+def trace(model: nn.Module, example: Tensor) -> Trace:
+    """Follow the output of every convolution through one forward pass.
 
     The very tensor object is followed from the one module to the other, so attribute names, order of definition
     and structure (residual, concatenated, pre-activation) do not matter. The pass runs in eval mode, on the
@@ -56,7 +75,7 @@ def conv_norm_pairs(model: nn.Module, example: Tensor) -> dict[str, str]:
         raise ValueError(f"{type(model).__name__} does not run on an input of {tuple(example.shape)}: {error}") from error
 
 
-def _trace(model: nn.Module, example: Tensor) -> dict[str, str]:
+def _trace(model: nn.Module, example: Tensor) -> Trace:
     calls: Counter[str] = Counter()
     reads = _Reads()
     made: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no id is used again
@@ -89,8 +108,9 @@ def _trace(model: nn.Module, example: Tensor) -> dict[str, str]:
             module.register_forward_pre_hook(before_norm(name))
     with torch.no_grad(), reads:
         model.eval()(example)
-    return {
+    pairs = {
         conv: norm
         for conv, (norm, tensor) in fed.items()
         if calls[conv] == calls[norm] == 1 and reads.count[id(tensor)] == 1
     }
+    return Trace(pairs, calls)
