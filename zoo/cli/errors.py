@@ -1,0 +1,51 @@
+"""Mistakes of the user and mishaps of a run: one line on stderr and an exit code, no traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+
+USAGE, RUNTIME = 2, 1
+
+
+class UsageError(ValueError):
+    """The user asked for something impossible: exit code 2."""
+
+
+def report(program: str, body: Callable[[], int]) -> int:
+    """Run a command; what it raises on purpose becomes one line `program: error: …` on stderr.
+
+    ValueError and FileNotFoundError are the user's (exit code 2); other OSErrors, our own RuntimeErrors and memory
+    that runs out are mishaps (1); an interrupted run exits with 128 + signal. Anything else is a bug of ours and
+    keeps its traceback, as everything does with ZOO_TRACEBACK=1.
+    """
+    try:
+        return body()
+    except BrokenPipeError:  # the reader of our stdout has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RUNTIME
+    except KeyboardInterrupt:
+        return _fail(program, KeyboardInterrupt("interrupted"), 130)
+    except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        return _fail(program, error, USAGE)
+    except OSError as error:
+        return _fail(program, error, RUNTIME)
+    except RuntimeError as error:
+        if _out_of_memory(error):
+            return _fail(program, MemoryError(f"out of memory: {error}; lower --batch-size or --img-size"), RUNTIME)
+        if not type(error).__module__.startswith("zoo."):
+            raise
+        return _fail(program, error, getattr(error, "exit_code", RUNTIME))
+
+
+def _fail(program: str, error: BaseException, code: int) -> int:
+    if os.environ.get("ZOO_TRACEBACK"):
+        raise error
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    print(f"{program}: error: {' '.join(text.split())}", file=sys.stderr)
+    return code
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -1,0 +1,75 @@
+"""`train.py`, `zoo train`: from a recipe to a deployed network."""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zoo.cli.config import parse
+from zoo.cli.errors import report
+from zoo.cli.results import check_results_file, deliver, markdown, show_log
+from zoo.engine.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+DESCRIPTION = "Train a network, deploy it with proof, and time both structures. The last line of stdout is JSON."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, train, report; 0, or 2 for bad input, 1 for a mishap, 128 + signal if interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    return report("train.py", lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    config = parse(TrainConfig, argv, "train.py", DESCRIPTION)
+    check_results_file(config.run.results_file)
+    show_log()
+
+    from zoo.engine.distributed import Processes  # torch only now: --help and mistakes answer at once
+    from zoo.engine.smoke import smoke
+    from zoo.engine.train import train
+
+    trained = train(smoke(config) if config.run.smoke else config)
+    if not Processes.from_environment().is_first:
+        return 0
+    rows = [{"network": name, **score} for name, score in trained.results["scores"].items()]
+    print(markdown(rows))
+    latency = time_structures({"train": trained.network, "deployed": trained.deployed}, trained.example)
+    print(markdown(latency))
+    trained.results["latency"] = latency
+    deliver(trained.results, rows, config.run.results_file)
+    return 0
+
+
+def time_structures(
+    networks: "dict[str, nn.Module]", example: "Tensor", batch_sizes: tuple[int, ...] = (1, 8)
+) -> list[dict[str, Any]]:
+    """Latency of the structures in turn, a few seconds in all: one row per batch size, milliseconds per batch.
+
+    `speedup` is the median over rounds of train / deployed. `benchmark.py latency` measures thoroughly.
+    """
+    import statistics
+
+    import torch
+
+    from zoo.bench.timing import CudaClock, HostClock, Plan, interleave
+
+    plan = Plan(rounds=30, seconds=3.0, warmup_seconds=1.0)
+    clock = CudaClock() if example.is_cuda else HostClock()
+    rows = []
+    with torch.inference_mode():
+        for batch_size in batch_sizes:
+            images = example.expand(batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+            timings = interleave({name: _call(net, images) for name, net in networks.items()}, plan, clock=clock)
+            samples = timings.samples
+            row: dict[str, Any] = {"batch_size": batch_size, "rounds": timings.rounds}
+            row |= {f"{name}_ms": 1e3 * statistics.median(samples[name]) for name in networks}
+            pairs = zip(samples["train"], samples["deployed"], strict=True)
+            row["speedup"] = statistics.median(train / deployed for train, deployed in pairs)
+            rows.append(row)
+    return rows
+
+
+def _call(network: "nn.Module", images: "Tensor") -> Callable[[], object]:
+    return lambda: network(images)

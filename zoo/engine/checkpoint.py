@@ -1,0 +1,63 @@
+"""The state of a run on disk: whole at any moment, the previous one kept, readable without trusting it."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.atomic import atomic_write
+
+VERSION = 1
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+KEYS = {"version", "model", "num_classes", "config", "state_dict", "state_dict_ema", "optimizer", "scaler", "progress"}
+
+
+def save(folder: Path, state: dict[str, Any]) -> None:
+    """Write `last.pt`; what was `last.pt` becomes `previous.pt`.
+
+    The new file is complete and on the disk before it takes the name, so whenever the process dies, `last.pt` is
+    whole. Raises: OSError naming the file (disk full, …); `last.pt` is then as it was.
+    """
+    last = folder / LAST
+    with atomic_write(last) as temporary:
+        try:
+            torch.save({"version": VERSION, **state}, temporary)
+        except RuntimeError as error:  # torch's zip writer reports a full disk so
+            raise OSError(0, f"writing failed (disk full?): {str(error).splitlines()[0]}") from error
+        if last.exists():
+            link(last, folder / PREVIOUS)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name in one step, at no cost in space; an old file of that name goes."""
+    temporary = target.with_name(f".tmp-{target.name}")
+    temporary.unlink(missing_ok=True)
+    os.link(source, temporary)
+    os.replace(temporary, target)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a run. Nothing in it is executed (`weights_only`).
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not a checkpoint of a run, or damaged; the message names `previous.pt` if that is there.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    previous = path.with_name(PREVIOUS)
+    remedy = f"; continue with --resume {previous}" if path.name == LAST and previous.exists() else ""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise ValueError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0][:120]}){remedy}") from error
+    if not isinstance(state, dict) or KEYS - state.keys():
+        raise ValueError(f"{path}: not a checkpoint of a training run (weights to start from go to --checkpoint)")
+    return state
+
+
+def newest(folder: Path) -> Path | None:
+    """The last checkpoint of the run in a folder, if there is one."""
+    return folder / LAST if (folder / LAST).is_file() else None

@@ -1,0 +1,271 @@
+"""Everything a training or validation run can be told: one keyword-only dataclass per concern.
+
+The field names are the YAML keys and (with dashes) the flags; the docstring under a field is its `--help`; the
+bounds are checked by `zoo.cli.config`. Nothing here imports torch, so `--help` stays quick. Flags have timm's names
+where timm has one.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def bounded(default: Any, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field with inclusive bounds; `None` is always inside."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The network."""
+
+    model: str = "repvgg_a0"
+    """registered name, or timm/NAME, torchvision/NAME"""
+    checkpoint: str | None = None
+    """file of weights to start from (train) or to judge (validate), any known layout"""
+    pretrained: bool = False
+    """start from the published weights of the registry"""
+    num_classes: int | None = bounded(None, 1)
+    """number of classes; by default what the dataset says, else 1000"""
+    drop: float | None = bounded(None, 0, 1)
+    """dropout before the classifier; by default the network's own"""
+    model_kwargs: dict[str, Any] = field(default_factory=dict)
+    """further arguments of the network, as YAML: '{block: acb}'"""
+    block: str | None = None
+    """convert the K×K convs of the network to this multi-branch block (acb, dbb, kxk+1x1, …)"""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where images come from and how they are cut at test time."""
+
+    data_dir: str | None = None
+    """folder of the dataset (train/ and val/ or validation/ inside), or where shards lie"""
+    dataset: str = ""
+    """bundled data by name (fashion), or anything timm's create_dataset knows (wds/…, hfds/…, tfds/…)"""
+    train_split: str = "train"
+    """name of the training split"""
+    val_split: str = "validation"
+    """name of the validation split"""
+    train_num_samples: int | None = bounded(None, 1)
+    """use only this many training images, an even spread over the set (default: all)"""
+    val_num_samples: int | None = bounded(None, 1)
+    """use only this many validation images, an even spread over the set (default: all)"""
+    img_size: int | None = bounded(None, 8)
+    """image size in training and, unless eval_img_size is set, in validation; by default the network's"""
+    eval_img_size: int | None = bounded(None, 8)
+    """image size in validation"""
+    crop_pct: float | None = bounded(None, 0.05, 2)
+    """share of the resized validation image that the centre crop keeps; by default the network's"""
+    interpolation: str | None = None
+    """resampling in validation: bilinear, bicubic, nearest; by default the network's"""
+    batch_size: int = bounded(128, 1)
+    """images per process and step (gradient accumulation multiplies it)"""
+    eval_batch_size: int | None = bounded(None, 1)
+    """images per process and step in validation; by default batch_size"""
+    workers: int = bounded(4, 0)
+    """data loading processes per training process; 0 loads in the main process"""
+    max_bad_images: int = bounded(0, 0)
+    """unreadable training images to replace and report before giving up"""
+
+
+@dataclass(kw_only=True)
+class AugmentConfig:
+    """Training-time randomness in images and labels."""
+
+    scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    """area range of RandomResizedCrop"""
+    ratio: list[float] = field(default_factory=lambda: [3 / 4, 4 / 3])
+    """aspect range of RandomResizedCrop"""
+    hflip: float = bounded(0.5, 0, 1)
+    """probability of a horizontal flip"""
+    vflip: float = bounded(0.0, 0, 1)
+    """probability of a vertical flip"""
+    color_jitter: list[float] = field(default_factory=list)
+    """strength of brightness, contrast, saturation and hue: one number (no hue), three or four"""
+    lighting: float = bounded(0.0, 0)
+    """standard deviation of AlexNet's PCA lighting noise"""
+    aa: str | None = None
+    """AutoAugment policy in timm's notation: original, rand-m9-mstd0.5, …"""
+    reprob: float = bounded(0.0, 0, 1)
+    """probability of random erasing"""
+    remode: Literal["const", "rand", "pixel"] = "const"
+    """what random erasing fills with"""
+    recount: int = bounded(1, 1)
+    """number of erased rectangles"""
+    train_interpolation: str = "bilinear"
+    """resampling of the random crop: bilinear, bicubic or random"""
+    mixup: float = bounded(0.0, 0)
+    """alpha of mixup; 0 is off"""
+    cutmix: float = bounded(0.0, 0)
+    """alpha of cutmix; 0 is off"""
+    mixup_prob: float = bounded(1.0, 0, 1)
+    """probability that a batch is mixed at all"""
+    mixup_switch_prob: float = bounded(0.5, 0, 1)
+    """probability of cutmix where both are on"""
+    mixup_off_epoch: int = bounded(0, 0)
+    """first epoch without mixup and cutmix; 0 is never"""
+    smoothing: float = bounded(0.0, 0, 0.999)
+    """label smoothing"""
+    progressive: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """settings that change at an epoch, as YAML: '{0: {img_size: 160}, 37: {img_size: 192, aa: rand-m7}}'"""
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """The optimiser and which parameter gets what.
+
+    A selector in `no_decay` and `lr_scale` is `bias` (every parameter of that name), `norm` (everything in a
+    normalisation layer), `1d` (everything of at most one dimension) or a shell pattern over the parameter's name.
+    """
+
+    opt: str = "sgd"
+    """timm's name: sgd is with Nesterov momentum, momentum is without; adamw, lamb, …"""
+    lr: float = bounded(0.1, 0)
+    """peak learning rate"""
+    lr_base_size: int | None = bounded(None, 1)
+    """batch over all processes that lr is meant for: with another batch, lr is scaled in proportion"""
+    momentum: float = bounded(0.9, 0, 1)
+    """momentum, for the optimisers that have one"""
+    weight_decay: float = bounded(1e-4, 0)
+    """weight decay of the parameters that decay"""
+    weight_decay_end: float | None = bounded(None, 0)
+    """anneal the weight decay to this by a cosine (MobileOne)"""
+    no_decay: list[str] = field(default_factory=lambda: ["1d"])
+    """selectors of parameters without weight decay; '!selector' takes back, the last match wins"""
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    """learning rate multiples by selector, as YAML: '{bias: 2}'"""
+    layer_decay: float | None = bounded(None, 0.01, 1)
+    """layer-wise learning rate decay from the head down to the stem"""
+    clip_grad: float | None = bounded(None, 0)
+    """clip the gradient to this norm"""
+    grad_accum_steps: int = bounded(1, 1)
+    """batches per optimiser step"""
+    equivalent_l2: float = bounded(0.0, 0)
+    """RepVGG's custom L2: this times half the squared norm of every block's equivalent kernel"""
+    freeze: list[str] = field(default_factory=list)
+    """selectors of parameters that are not trained"""
+    freeze_bn: bool = False
+    """keep the running statistics of every BatchNorm and normalise with them"""
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """How long, the learning rate over it, and the average of the weights."""
+
+    epochs: int = bounded(120, 1)
+    """epochs, warm-up included"""
+    sched: Literal["cosine", "tanh", "step", "multistep", "poly", "none"] = "cosine"
+    """timm's name of the schedule"""
+    sched_on_updates: bool = True
+    """move the learning rate every step; false: every epoch"""
+    warmup_epochs: int = bounded(0, 0)
+    """epochs of linear warm-up"""
+    warmup_lr: float = bounded(0.0, 0)
+    """learning rate at the start of the warm-up"""
+    min_lr: float = bounded(0.0, 0)
+    """learning rate at the end"""
+    decay_epochs: float = bounded(30, 0)
+    """epochs between the drops of sched=step"""
+    decay_rate: float = bounded(0.1, 0, 1)
+    """factor of a drop of sched=step and multistep"""
+    decay_milestones: list[int] = field(default_factory=lambda: [30, 60, 90])
+    """epochs of the drops of sched=multistep"""
+    model_ema: bool = False
+    """keep an exponential moving average of the weights"""
+    model_ema_decay: float = bounded(0.9999, 0, 1)
+    """decay of the average, per step"""
+    model_ema_warmup: bool = False
+    """let the average start fast: decay = 1 - (1 + step)^(-2/3), at most model_ema_decay"""
+
+
+@dataclass(kw_only=True)
+class HardwareConfig:
+    """What it runs on."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, …"""
+    amp_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """autocast precision; auto is bfloat16 where the hardware computes in it and the network gains, else float32"""
+    channels_last: bool = True
+    """NHWC memory layout"""
+    sync_bn: bool = False
+    """BatchNorm statistics over all processes"""
+    broadcast_buffers: bool = True
+    """let process 0's BatchNorm statistics win at every step (DDP's default)"""
+    torchcompile: bool = False
+    """compile the network"""
+    threads: int | None = bounded(None, 1)
+    """CPU threads per process; by default the cores it may use, shared between the processes"""
+    dist_timeout: int = bounded(600, 1)
+    """seconds a process waits for the others before it gives up"""
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Where results go and how a run is kept."""
+
+    output: str = "output/train"
+    """folder of the run: checkpoints, summary.csv, TensorBoard, deployed.safetensors"""
+    resume: str | None = None
+    """checkpoint to continue, or auto: the run in --output if there is one"""
+    overwrite: bool = False
+    """start anew although --output holds a run"""
+    seed: int = bounded(42, 0)
+    """everything random is a function of it, the epoch, the step and the image"""
+    checkpoint_interval: int = bounded(0, 0)
+    """optimiser steps between checkpoints inside an epoch; 0: only at its end"""
+    log_interval: int = bounded(50, 1)
+    """optimiser steps between lines in TensorBoard"""
+    val_interval: int = bounded(1, 1)
+    """epochs between validations (the last one always is)"""
+    max_nonfinite_steps: int = bounded(10, 0)
+    """steps in a row with a NaN or infinite loss to skip before stopping"""
+    results_file: str | None = None
+    """write the results here too: .json, .csv or .md"""
+    smoke: bool = False
+    """the same run on a few bundled images with small settings: does this recipe work at all?"""
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """All of the above for `train.py`."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+@dataclass(kw_only=True)
+class JudgeConfig:
+    """What `validate.py` looks at."""
+
+    structure: Literal["auto", "train", "deployed", "both"] = "auto"
+    """structure to evaluate; both compares them image by image, auto is the checkpoint's own"""
+    use_ema: Literal["auto", "raw", "ema", "both"] = "auto"
+    """which weights of a training checkpoint; auto is the average if there is one"""
+    recalibrate_bn: int = bounded(0, 0)
+    """estimate the BatchNorm statistics anew on this many training images first"""
+    distort: list[Literal["none", "rot90", "rot180", "vflip"]] = field(default_factory=lambda: ["none"])
+    """evaluate under each of these distortions of the images (ACNet, Table 5)"""
+    real_labels: str | None = None
+    """JSON of ImageNet-ReaL labels: top-1 against them too"""
+    per_class: str | None = None
+    """write the accuracy of every class to this CSV file"""
+    confusion: str | None = None
+    """write the confusion matrix (rows: true class) to this CSV file"""
+    results_file: str | None = None
+    """write the results here too: .json, .csv or .md"""
+
+
+@dataclass(kw_only=True)
+class ValidateConfig:
+    """All that `validate.py` takes."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)

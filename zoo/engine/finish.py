@@ -1,0 +1,96 @@
+"""The end of a training: raw and averaged weights in both structures, proven equal; the best one as a file."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import zoo
+from zoo.atomic import atomic_write
+from zoo.data import EvalLoader
+from zoo.engine.evaluate import evaluate
+from zoo.engine.state import RunState
+from zoo.engine.step import Run
+
+logger = logging.getLogger(__name__)
+DEPLOYED = "deployed.safetensors"
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """What a training gives."""
+
+    results: dict[str, Any]
+    """JSON-able figures"""
+    network: nn.Module
+    """train structure of the better weights, eval mode"""
+    deployed: nn.Module
+    """its deployed structure"""
+    example: Tensor
+    """one validation image (1, 3, H, W), normalised, on the device"""
+
+
+def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
+    """Deploy raw weights and their average with proof, evaluate all structures on the same images, write the file.
+
+    `deployed.safetensors` holds the better weights by top-1 (the average on a tie).
+
+    Raises: EquivalenceError naming the block, if a deployed structure differed.
+    """
+    weights = {"raw": state.network} | ({"ema": state.ema.module} if state.ema else {})
+    example = next(iter(loader))[0][:2]
+    networks: dict[str, nn.Module] = {}
+    reports: dict[str, Any] = {}
+    for name, network in weights.items():
+        network.eval()
+        networks[f"{name}/train"] = network
+        networks[f"{name}/deployed"], reports[name] = zoo.deploy_with_report(network, example)
+    pairs = [(f"{name}/train", f"{name}/deployed") for name in weights]
+    scores, agreements = evaluate(networks, loader, run.dtype, run.processes, pairs)
+    best = max(weights, key=lambda name: (scores[f"{name}/deployed"].top1, name == "ema"))
+    agreement = agreements[f"{best}/train", f"{best}/deployed"]
+
+    path = run.folder / DEPLOYED
+    results: dict[str, Any] = {
+        "model": run.config.model.model,
+        "weights": best,
+        "top1": scores[f"{best}/deployed"].top1,
+        "top5": scores[f"{best}/deployed"].top5,
+        "count": agreement.count,
+        "identical_top1": agreement.identical,
+        "max_relative_difference": agreement.max_relative_difference,
+        "scores": {name: score.to_dict() for name, score in scores.items()},
+        "best_epoch": state.progress.best_epoch,
+        "best_top1": state.progress.best_top1,
+        "epochs": state.progress.epoch,
+        "skipped_steps": state.progress.skipped,
+        "checkpoint": str(run.folder / "last.pt"),
+        "deployed": str(path),
+    }
+    if run.processes.is_first:
+        metadata = {
+            "model": run.config.model.model,
+            "model_kwargs": run.config.model.model_kwargs,
+            "structure": "deployed",
+            "weights": best,
+            "num_classes": state.identity["num_classes"],
+            "img_size": example.shape[-1],
+            "top1": results["top1"],
+            "report": reports[best].to_dict(),
+        }
+        write_deployed(path, networks[f"{best}/deployed"], metadata)
+    logger.info("deployed, %d blocks proven equal: %s", len(reports[best].blocks), path)
+    return Trained(
+        results=results, network=networks[f"{best}/train"], deployed=networks[f"{best}/deployed"], example=example[:1]
+    )
+
+
+def write_deployed(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:
+    """Write weights with `metadata` as JSON under the key `zoo`, whole or not at all."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    with atomic_write(path) as temporary:
+        save_file(tensors, temporary, metadata={"zoo": json.dumps(metadata)})

@@ -1,0 +1,159 @@
+"""Which parameter learns how fast and decays how much, and both over time."""
+
+import math
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+import timm.optim
+import timm.scheduler
+import torch
+from timm.optim import param_groups_layer_decay
+from timm.scheduler.scheduler import Scheduler
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from zoo.engine.config import OptimConfig, ScheduleConfig
+
+NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+
+
+def selects(selector: str, name: str, param: Tensor, norm_params: frozenset[str]) -> bool:
+    """Does `bias`, `norm`, `1d` or a shell pattern over the name select this parameter?"""
+    if selector == "bias":
+        return name.endswith("bias")
+    if selector == "norm":
+        return name in norm_params
+    if selector == "1d":
+        return param.ndim <= 1
+    return fnmatchcase(name, selector)
+
+
+def selected(selectors: Iterable[str], name: str, param: Tensor, norm_params: frozenset[str]) -> bool:
+    """The verdict of a list of selectors: the last one that matches decides, `!selector` decides against."""
+    verdict = False
+    for selector in selectors:
+        if selects(selector.removeprefix("!"), name, param, norm_params):
+            verdict = not selector.startswith("!")
+    return verdict
+
+
+def norm_parameters(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters of all normalisation layers."""
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        if isinstance(module, NORM_LAYERS)
+        for name, _ in module.named_parameters(recurse=False)
+    )
+
+
+def check_selectors(selectors: Iterable[str], model: nn.Module, key: str) -> None:
+    """Raises: ValueError if a pattern of a setting fits no parameter: a typing error would train silently wrong."""
+    norms = norm_parameters(model)
+    for selector in selectors:
+        if not any(selects(selector.removeprefix("!"), name, p, norms) for name, p in model.named_parameters()):
+            if selector.removeprefix("!") not in ("bias", "norm", "1d"):
+                raise ValueError(f"{key}: no parameter of the network matches {selector!r}")
+
+
+def freeze(model: nn.Module, selectors: list[str]) -> int:
+    """Stop training the selected parameters; the number of them."""
+    check_selectors(selectors, model, "freeze")
+    norms = norm_parameters(model)
+    frozen = [p for name, p in model.named_parameters() if selected(selectors, name, p, norms)]
+    for param in frozen:
+        param.requires_grad_(False)
+    return len(frozen)
+
+
+def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """One group per (weight decay, learning rate multiple), each with `params`, `names`, `weight_decay`, `lr_scale`.
+
+    A parameter the network lists in `no_weight_decay()` does not decay either.
+    """
+    check_selectors([*config.no_decay, *config.lr_scale], model, "no_decay, lr_scale")
+    norms = norm_parameters(model)
+    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # timm's protocol: optional
+    depth = _layer_scales(model, config.layer_decay)
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, param in model.named_parameters():
+        if not param.requires_grad:
+            continue
+        keeps = name in exempt or selected(config.no_decay, name, param, norms)
+        decay = 0.0 if keeps else config.weight_decay
+        scale = depth.get(name, 1.0)
+        scale *= math.prod(s for pick, s in config.lr_scale.items() if selects(pick, name, param, norms))
+        group = {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
+        group = groups.setdefault((decay, scale), group)
+        group["params"].append(param)
+        group["names"].append(name)
+    if not groups:
+        raise ValueError("freeze: no parameter is left to train")
+    return list(groups.values())
+
+
+def _layer_scales(model: nn.Module, layer_decay: float | None) -> dict[str, float]:
+    if layer_decay is None:
+        return {}
+    names = {id(param): name for name, param in model.named_parameters()}
+    groups: list[Any] = param_groups_layer_decay(model, layer_decay=layer_decay)
+    return {names[id(param)]: group["lr_scale"] for group in groups for param in group["params"]}
+
+
+def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """timm's optimiser of that name over `param_groups`.
+
+    Raises: ValueError if timm does not know the name.
+    """
+    groups = [{k: v for k, v in group.items() if k != "names"} for group in param_groups(model, config)]
+    if config.opt.lower() not in timm.optim.list_optimizers():
+        near = timm.optim.list_optimizers(f"*{config.opt[:3]}*")[:5]
+        raise ValueError(f"opt: timm has no optimiser {config.opt!r}; near: {', '.join(near) or 'sgd, adamw'}")
+    return timm.optim.create_optimizer_v2(
+        groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+    )
+
+
+class Schedule:
+    """Learning rate (timm's scheduler) and weight decay as functions of the step: nothing of it needs saving.
+
+    `set(step)` prepares the optimiser for the step of that number, counted from 0 over the whole run.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, optim: OptimConfig, config: ScheduleConfig, steps_per_epoch: int
+    ) -> None:
+        self.optimizer, self.steps_per_epoch = optimizer, steps_per_epoch
+        self.total_steps = config.epochs * steps_per_epoch
+        self.decay_end = optim.weight_decay_end
+        self.base_decay: list[float] = [group["weight_decay"] for group in optimizer.param_groups]
+        kwargs: dict[str, Any] = {
+            "sched": "constant" if config.sched == "none" else config.sched,
+            "num_epochs": config.epochs,
+            "warmup_epochs": config.warmup_epochs,
+            "warmup_lr": config.warmup_lr,
+            "min_lr": config.min_lr,
+            "decay_epochs": config.decay_epochs,
+            "decay_rate": config.decay_rate,
+            "decay_milestones": config.decay_milestones,
+        }
+        scheduler, _ = timm.scheduler.create_scheduler_v2(
+            optimizer, step_on_epochs=not config.sched_on_updates, updates_per_epoch=steps_per_epoch, **kwargs
+        )
+        assert isinstance(scheduler, Scheduler)
+        self.scheduler = scheduler
+
+    def set(self, step: int) -> None:
+        self.scheduler.step(step // self.steps_per_epoch)
+        self.scheduler.step_update(step)
+        if self.decay_end is None:
+            return
+        fraction = (1 + math.cos(math.pi * step / self.total_steps)) / 2
+        for group, base in zip(self.optimizer.param_groups, self.base_decay, strict=True):
+            group["weight_decay"] = self.decay_end + (base - self.decay_end) * fraction if base else 0.0
+
+    def lr(self) -> float:
+        """The learning rate in force, of a group without multiple."""
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group["lr_scale"]

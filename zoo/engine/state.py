@@ -1,0 +1,125 @@
+"""What a run must remember to continue as if nothing had happened.
+
+Randomness needs no memory: every draw is a function of the seed and of where the run is (`zoo.data.seeding`).
+The schedule needs none either: it is a function of the step.
+"""
+
+import signal
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from zoo.engine import checkpoint
+
+Item = TypeVar("Item")
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """Where a run is, and what it has seen."""
+
+    epoch: int = 0
+    batch: int = 0
+    """batches of this epoch that are done"""
+    step: int = 0
+    """steps of the schedule that are done, skipped ones included"""
+    loss_sum: float = 0.0
+    """of this epoch, over steps"""
+    loss_count: int = 0
+    nonfinite: int = 0
+    """steps in a row that were skipped for a NaN or infinite loss"""
+    skipped: int = 0
+    """steps skipped in all"""
+    best_top1: float = -1.0
+    best_epoch: int = -1
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """one row of summary.csv per epoch"""
+
+
+@dataclass(kw_only=True)
+class RunState:
+    """The parts of a run that change, and their way to and from a checkpoint."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: ModelEmaV3 | None
+    progress: Progress
+    identity: dict[str, Any]
+    """what the run is, kept beside the state: model, num_classes, config"""
+
+    def save(self, folder: Path) -> None:
+        """Write `last.pt` in `folder`; the previous one is kept."""
+        checkpoint.save(
+            folder,
+            {
+                **self.identity,
+                "state_dict": self.network.state_dict(),
+                "state_dict_ema": self.ema.module.state_dict() if self.ema else None,
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "progress": asdict(self.progress),
+            },
+        )
+
+    def restore(self, path: Path) -> None:
+        """Continue from a checkpoint. Raises: ValueError if it is of another network or optimiser."""
+        saved = checkpoint.load(path)
+        try:
+            self.network.load_state_dict(saved["state_dict"])
+            if self.ema:
+                self.ema.module.load_state_dict(saved["state_dict_ema"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
+        self.progress = Progress(**saved["progress"])
+
+
+class Interrupted(RuntimeError):
+    """The run was asked to stop and has saved its state."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signum
+
+
+class StopRequest:
+    """Turns the first SIGTERM or SIGINT into a wish that the loop grants after the step; a second one kills.
+
+        with StopRequest() as stop:
+            ...
+            if stop.signum: ...
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._before: dict[signal.Signals, Callable[[int, types.FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> "StopRequest":
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            self._before[sig] = signal.signal(sig, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sig, handler in self._before.items():
+            signal.signal(sig, handler)
+
+    def _note(self, signum: int, frame: types.FrameType | None) -> None:
+        if self.signum:
+            signal.signal(signum, signal.SIG_DFL)
+            signal.raise_signal(signum)
+        self.signum = signum
+
+    def watch(self, items: Iterable[Item], where: str) -> Iterator[Item]:
+        """The items, until a stop is wanted. Raises: Interrupted."""
+        for item in items:
+            if self.signum:
+                raise Interrupted(self.signum, f"stopped by {signal.Signals(self.signum).name} {where}")
+            yield item

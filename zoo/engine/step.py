@@ -1,0 +1,126 @@
+"""One optimiser step, and what happens when its loss is not a number."""
+
+import contextlib
+import logging
+import math
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from zoo.engine import checkpoint
+from zoo.engine.config import TrainConfig
+from zoo.engine.distributed import Processes, all_sum
+from zoo.engine.hardware import autocast
+from zoo.engine.loss import classification_loss, equivalent_l2
+from zoo.engine.state import RunState, StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+class DivergedError(RuntimeError):
+    """The loss stayed NaN or infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What stays the same during a run."""
+
+    config: TrainConfig
+    processes: Processes
+    device: torch.device
+    dtype: torch.dtype
+    """autocast precision; float32 is none"""
+    stop: StopRequest
+    forward: nn.Module
+    """the network as the loop calls it: compiled, in DDP, as configured"""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run.output)
+
+    @property
+    def how_to_continue(self) -> str:
+        return f"state saved in {self.folder / checkpoint.LAST}, continue with --resume auto"
+
+
+def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    """Forward and backward over `grad_accum_steps` batches, then one update.
+
+    Returns: the mean loss over batches and processes, and the signal that asks to stop, or 0. If the loss of any
+    process is NaN or infinite, the mean is NaN and nothing has been updated.
+    """
+    optim = run.config.optim
+    total, signum = 0.0, 0
+    for number, (images, targets) in enumerate(batches, start=1):
+        with _gradients_stay_here(run.forward, unless=number == optim.grad_accum_steps):
+            with autocast(run.device, run.dtype):
+                loss = classification_loss(run.forward(images), targets, run.config.augment.smoothing)
+            if optim.equivalent_l2:
+                loss = loss + optim.equivalent_l2 * equivalent_l2(state.network)
+            # Every process must decide alike: whether to skip the step, whether to stop after it.
+            summed, asked = all_sum([loss.item(), float(run.stop.signum)], run.processes, run.device)
+            mean = summed / run.processes.world_size
+            signum = run.stop.signum or (signal.SIGTERM if asked else 0)
+            if not math.isfinite(mean):
+                state.optimizer.zero_grad()
+                return math.nan, signum
+            total += mean / optim.grad_accum_steps
+            state.scaler.scale(loss / optim.grad_accum_steps).backward()
+    if optim.clip_grad:
+        state.scaler.unscale_(state.optimizer)
+        torch.nn.utils.clip_grad_norm_(state.network.parameters(), optim.clip_grad)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    if state.ema:
+        state.ema.update(state.network, step=state.progress.step + 1)
+    return total, signum
+
+
+def _gradients_stay_here(forward: nn.Module, unless: bool) -> contextlib.AbstractContextManager[None]:
+    """In DDP, do not average gradients between processes before the last batch of a step."""
+    waits = isinstance(forward, DistributedDataParallel) and not unless
+    return forward.no_sync() if waits else contextlib.nullcontext()
+
+
+class BufferGuard:
+    """Undoes what a failed step did to the network's buffers.
+
+    A NaN in a batch spreads to BatchNorm's running statistics in the forward pass, before the loss shows it.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.buffers = [buffer for buffer in network.buffers() if buffer.numel()]
+        self.saved = [buffer.clone() for buffer in self.buffers]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember the buffers as they are."""
+        for saved, buffer in zip(self.saved, self.buffers, strict=True):
+            saved.copy_(buffer)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put them back as they were."""
+        for saved, buffer in zip(self.saved, self.buffers, strict=True):
+            buffer.copy_(saved)
+
+
+def skip_step(run: Run, state: RunState) -> None:
+    """Account for a step whose loss was not finite. Raises: DivergedError beyond the allowed number in a row."""
+    progress = state.progress
+    progress.nonfinite += 1
+    progress.skipped += 1
+    logger.warning("step %d: the loss is NaN or infinite, step skipped", progress.step)
+    if progress.nonfinite > run.config.run.max_nonfinite_steps:
+        last = checkpoint.newest(run.folder)
+        good = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
+        raise DivergedError(
+            f"the loss was NaN or infinite for {progress.nonfinite} steps in a row (epoch {progress.epoch + 1}, step "
+            f"{progress.step}): {good}; lower --lr, add --clip-grad, or try --amp-dtype float32"
+        )

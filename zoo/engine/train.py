@@ -1,0 +1,223 @@
+"""Training, from a configuration to a deployed network: one loop, top to bottom."""
+
+import dataclasses
+import logging
+import math
+import signal
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard.writer import SummaryWriter
+from tqdm import tqdm
+
+from zoo.data import TrainLoader, derive_seed
+from zoo.engine import checkpoint
+from zoo.engine.build import (
+    build_network,
+    count_classes,
+    make_eval_loader,
+    make_train_loader,
+    open_dataset,
+    settings_at,
+    training_mode,
+)
+from zoo.engine.config import TrainConfig
+from zoo.engine.distributed import Processes, joined, synchronise_batchnorm
+from zoo.engine.evaluate import Predictions, evaluate
+from zoo.engine.finish import Trained, finish
+from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
+from zoo.engine.log import log_epoch, log_step, open_log
+from zoo.engine.optim import Schedule, create_optimizer, freeze
+from zoo.engine.state import Interrupted, Progress, RunState, StopRequest
+from zoo.engine.step import BufferGuard, Run, optimiser_step, skip_step
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: TrainConfig) -> Trained:
+    """Run (or continue) a training and deploy what it gives.
+
+    Raises:
+        ValueError, FileNotFoundError, OSError: impossible settings, missing files, a full disk.
+        DivergedError: the loss was not finite for too many steps; names the last good checkpoint.
+        Interrupted: SIGTERM or SIGINT; the state is saved.
+        WorkerLostError: another process of the run is gone.
+    """
+    keep_memory()
+    processes = Processes.from_environment()
+    device = choose_device(config.hardware.device, processes.local_rank)
+    set_threads(config.hardware.threads, processes.local_world_size)
+    with joined(processes, device, config.hardware.dist_timeout), StopRequest() as stop:
+        return _train(config, processes, device, stop)
+
+
+def _train(config: TrainConfig, processes: Processes, device: torch.device, stop: StopRequest) -> Trained:
+    started = time.monotonic()
+    resume = _checkpoint_to_resume(config)
+
+    # ---- data and network
+    train_set, val_set = open_dataset(config.data, train=True), open_dataset(config.data, train=False)
+    num_classes = count_classes(config.model, train_set)
+    torch.manual_seed(config.run.seed)
+    network = build_network(config.model, num_classes)
+    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
+    network = network.to(device=device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]  (torch's stub)
+    if config.hardware.sync_bn and processes.distributed:
+        network = synchronise_batchnorm(network, device)
+    loader = make_train_loader(config, 0, train_set, network, num_classes, processes, device)
+    val_loader = make_eval_loader(config, val_set, network, processes, device)
+
+    # ---- optimiser, schedule, average
+    freeze(network, config.optim.freeze)
+    steps = len(loader) // config.optim.grad_accum_steps
+    if not steps:
+        raise ValueError(f"grad_accum_steps: an epoch has only {len(loader)} batches")
+    global_batch = config.data.batch_size * config.optim.grad_accum_steps * processes.world_size
+    optim = config.optim
+    if optim.lr_base_size is not None:
+        optim = dataclasses.replace(optim, lr=optim.lr * global_batch / optim.lr_base_size)
+    optimizer = create_optimizer(network, optim)
+    schedule = Schedule(optimizer, optim, config.schedule, steps)
+    run = Run(
+        config=config,
+        processes=processes,
+        device=device,
+        dtype=choose_dtype(config.hardware.amp_dtype, device, network),
+        stop=stop,
+        forward=_forward(network, config, processes, device),
+    )
+    state = RunState(
+        network=network,
+        optimizer=optimizer,
+        scaler=torch.amp.GradScaler(device.type, enabled=run.dtype == torch.float16),
+        ema=_average(network, config),
+        progress=Progress(),
+        identity={"model": config.model.model, "num_classes": num_classes, "config": dataclasses.asdict(config)},
+    )
+    if resume is not None:
+        state.restore(resume)
+        logger.info("continuing %s: epoch %d, batch %d", resume, state.progress.epoch + 1, state.progress.batch)
+    log = open_log(config, run.folder, state.progress) if processes.is_first else None
+    parameters = sum(p.numel() for p in network.parameters()) / 1e6
+    precision = str(run.dtype).removeprefix("torch.")
+    logger.info("%s: %.2f M parameters, %d classes", config.model.model, parameters, num_classes)
+    logger.info("%s on %s, %d steps of %d images per epoch", precision, device, steps, global_batch)
+
+    # ---- epochs
+    progress, settings = state.progress, settings_at(config, 0)
+    while progress.epoch < config.schedule.epochs:
+        if settings_at(config, progress.epoch) != settings:
+            settings = settings_at(config, progress.epoch)
+            loader = make_train_loader(config, progress.epoch, train_set, network, num_classes, processes, device)
+        _train_epoch(run, state, loader, schedule, steps, log)
+        scores: dict[str, Predictions] = {}
+        if progress.epoch + 1 == config.schedule.epochs or (progress.epoch + 1) % config.run.val_interval == 0:
+            networks = {"raw": network} | ({"ema": state.ema.module} if state.ema else {})
+            batches = stop.watch(val_loader, f"during validation; {run.how_to_continue}")
+            scores, _ = evaluate(networks, batches, run.dtype, processes)
+        is_best = _end_epoch(progress, scores, schedule.lr())
+        if log:
+            log_epoch(log, run.folder, progress)
+            state.save(run.folder)
+            if is_best:
+                checkpoint.link(run.folder / checkpoint.LAST, run.folder / checkpoint.BEST)
+    if log:
+        log.close()
+
+    # ---- deployed structure: proof, scores, file
+    del loader
+    trained = finish(run, state, val_loader)
+    trained.results["seconds"] = round(time.monotonic() - started, 1)
+    return trained
+
+
+def _train_epoch(
+    run: Run, state: RunState, loader: TrainLoader, schedule: Schedule, steps: int, log: SummaryWriter | None
+) -> None:
+    """The rest of the current epoch from the batch where it stands; the state is saved at the end."""
+    config, progress = run.config, state.progress
+    training_mode(state.network, config.optim.freeze_bn)
+    guard = BufferGuard(state.network)
+    accumulate = config.optim.grad_accum_steps
+    first = progress.batch // accumulate
+    loader.set_epoch(progress.epoch, progress.batch)
+    batches = iter(loader)
+    title = f"epoch {progress.epoch + 1}/{config.schedule.epochs}"
+    hidden = None if run.processes.is_first else True  # None: hidden unless on a terminal
+    with tqdm(total=steps, initial=first, desc=title, unit="step", leave=False, disable=hidden) as bar:
+        for _ in range(first, steps):
+            schedule.set(progress.step)
+            torch.manual_seed(derive_seed(config.run.seed, run.processes.rank, progress.step))  # dropout, drop path
+            guard.keep()
+            loss, signum = optimiser_step(run, state, islice(batches, accumulate))
+            progress.step += 1
+            progress.batch += accumulate
+            if math.isfinite(loss):
+                progress.loss_sum += loss
+                progress.loss_count += 1
+                progress.nonfinite = 0
+            else:
+                guard.restore()
+                skip_step(run, state)
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.3f}", lr=f"{schedule.lr():.4f}", refresh=False)
+            if log and progress.step % config.run.log_interval == 0:
+                log_step(log, progress, loss, schedule.lr())
+            due = config.run.checkpoint_interval and progress.step % config.run.checkpoint_interval == 0
+            if run.processes.is_first and (due or signum or progress.batch == steps * accumulate):
+                state.save(run.folder)
+            if signum:
+                name = signal.Signals(signum).name
+                raise Interrupted(signum, f"stopped by {name} after step {progress.step}; {run.how_to_continue}")
+
+
+def _end_epoch(progress: Progress, scores: dict[str, Predictions], lr: float) -> bool:
+    """Close the books of an epoch; is it the best so far?"""
+    row: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "lr": lr}
+    row["train_loss"] = progress.loss_sum / max(progress.loss_count, 1)
+    for name, score in scores.items():
+        prefix = "" if name == "raw" else f"{name}_"
+        row |= {f"{prefix}loss": score.loss, f"{prefix}top1": score.top1, f"{prefix}top5": score.top5}
+    row["skipped"] = progress.skipped
+    progress.history.append(row)
+    top1 = max((score.top1 for score in scores.values()), default=-1.0)
+    is_best = top1 > progress.best_top1
+    if is_best:
+        progress.best_top1, progress.best_epoch = top1, progress.epoch + 1
+    progress.epoch += 1
+    progress.batch = progress.loss_count = 0
+    progress.loss_sum = 0.0
+    return is_best
+
+
+def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    """What --resume names. Raises: ValueError if a run would be overwritten unasked."""
+    folder = Path(config.run.output)
+    if config.run.resume == "auto":
+        return checkpoint.newest(folder)
+    if config.run.resume is not None:
+        return Path(config.run.resume)
+    if checkpoint.newest(folder) and not config.run.overwrite:
+        raise ValueError(f"{folder} holds a run: --resume auto continues it, --overwrite starts anew, --output moves")
+    return None
+
+
+def _average(network: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
+    schedule = config.schedule
+    if not schedule.model_ema:
+        return None
+    return ModelEmaV3(network, decay=schedule.model_ema_decay, use_warmup=schedule.model_ema_warmup)
+
+
+def _forward(network: nn.Module, config: TrainConfig, processes: Processes, device: torch.device) -> nn.Module:
+    module: Any = torch.compile(network) if config.hardware.torchcompile else network
+    if not processes.distributed:
+        return module
+    gpu = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(module, device_ids=gpu, broadcast_buffers=config.hardware.broadcast_buffers)
