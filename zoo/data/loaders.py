@@ -60,6 +60,8 @@ class TrainLoader:
             fetched = self.fetch
         for step, batch in enumerate(fetched, start):
             account(batch.bad, self.bad_images, self.max_bad_images)
+            if len(batch.index) == 0:
+                raise BadImageError(f"none of the {self.batches.num_images} training images can be read")
             images = self.normalize(batch.images)
             targets = batch.targets.to(images.device, non_blocking=True)
             self.augment(images, epoch, batch.index)

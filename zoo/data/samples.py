@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from PIL import UnidentifiedImageError
 from timm.data import IterableImageDataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
@@ -97,4 +98,6 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # Pillow's text repeats the path
+        return "not an image"
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -32,8 +32,8 @@ class TrainTransform:
     """Training-time augmentation; the names are timm's.
 
     Order: random resized crop, flips, AutoAugment or colour jitter, then on the float image lighting,
-    normalising and erasing. As in timm, a policy `aa` switches the colour jitter off (unless it is a 3-Augment
-    policy, "3a").
+    normalising and erasing. As in timm, a policy `aa` switches the colour jitter off, unless it is "3a"
+    (3-Augment).
     """
 
     img_size: int = 224
