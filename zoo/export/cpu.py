@@ -6,7 +6,7 @@ from pathlib import Path
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags in the kernel's spelling (`avx512_vnni`, `amx_bf16`); empty where it reports none."""
+    """Instruction sets in the Linux kernel's spelling (`avx512_vnni`, `amx_bf16`); empty on other systems."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return frozenset()

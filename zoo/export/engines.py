@@ -9,18 +9,26 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from zoo.export.cpu import has_bf16, has_fp16
+from zoo.export.graphs import capture, read_openvino, to_onnx, to_openvino
+from zoo.export.parity import Parity
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino as ov
 
 ENGINES = ("eager", "compile", "onnxruntime", "openvino")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _PACKAGES = {
+    "onnx": (("onnx", "onnxscript"), "reparam-zoo[onnx]"),
     "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "reparam-zoo[onnx]"),
     "openvino": (("openvino",), "reparam-zoo[openvino]"),
     "nncf": (("nncf",), "reparam-zoo[openvino]"),
@@ -47,16 +55,75 @@ class Source:
 
     @cached_property
     def program(self) -> ExportedProgram:
-        """The network captured once for ONNX Runtime and OpenVINO, with a free batch size."""
+        """The network captured once for all engines, with a free batch size."""
         return capture(self.network, self.example)
 
+    @cached_property
+    def onnx_graph(self) -> onnx.ModelProto:
+        """As an ONNX graph."""
+        return to_onnx(self.program)
 
-def capture(network: nn.Module, example: Tensor, *, dynamic_batch: bool = True) -> ExportedProgram:
-    """`torch.export` of a network; the example's batch size is fixed unless `dynamic_batch`."""
-    if not dynamic_batch:
-        return torch.export.export(network, (example,))
-    pair = example[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
-    return torch.export.export(network, (pair,), dynamic_shapes=({0: Dim("batch", min=1, max=65536)},))
+    @cached_property
+    def openvino_model(self) -> ov.Model:
+        """As an OpenVINO model: by way of ONNX where that is installed, which takes a tenth of the time."""
+        if missing_package("onnx") is None:
+            return read_openvino(self.onnx_graph)
+        return to_openvino(self.program)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One line of what `auto` tried: its median time and parity, or why it was left out."""
+
+    engine: str
+    precision: str
+    milliseconds: float | None
+    parity: Parity | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A deployed network in one engine: images (N, C, H, W) → its output, float32 torch tensors both.
+
+    Channels and size are those of the example it was built with; the batch size is free, but an engine that
+    compiles for a shape pauses at a new one. Not for concurrent calls.
+
+    parity: how far its answers are from the float32 PyTorch network's.
+    candidates: what `auto` measured, fastest first, and what it left out.
+    """
+
+    engine: str
+    precision: str
+    threads: int
+    parity: Parity
+    input_size: tuple[int, ...]
+    run: Run
+    candidates: tuple[Candidate, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Engine and precision: `openvino-bf16`."""
+        return f"{self.engine}-{self.precision}"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.float32 or tuple(images.shape[1:]) != self.input_size or not len(images):
+            raise ValueError(
+                f"{self.name} was built for float32 images (N, {', '.join(map(str, self.input_size))}), "
+                f"not {str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}"
+            )
+        return self.run(images)
+
+    def table(self) -> str:
+        """The candidates, one line each."""
+        lines = [f"{'engine':20} {'ms':>8}  parity"]
+        for one in self.candidates:
+            name = f"{one.engine}-{one.precision}"
+            if one.parity is None or one.milliseconds is None:
+                lines.append(f"{name:20} {'-':>8}  {one.reason}")
+            else:
+                lines.append(f"{name:20} {one.milliseconds:8.2f}  {one.parity}")
+        return "\n".join(lines)
 
 
 def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
@@ -68,7 +135,7 @@ def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
 
 
 def missing_package(name: str) -> str | None:
-    """What to install before `name` (onnxruntime, openvino, nncf) can be used; None if it is there."""
+    """What to install before `name` (onnx, onnxruntime, openvino, nncf) can be used; None if it is there."""
     packages, extra = _PACKAGES[name]
     absent = [package for package in packages if importlib.util.find_spec(package) is None]
     return f"{absent[0]} is not installed: install '{extra}'" if absent else None
@@ -92,7 +159,7 @@ def refusal(engine: str, precision: str, device: str = "cpu") -> str | None:
             f"onnxruntime computes {precision} on a CPU by converting to fp32 and back: use openvino or eager"
         )
     if device == "cpu" and precision == "bf16" and not has_bf16():
-        return "this CPU has neither AMX nor AVX512-BF16 (nor Arm's BF16): bf16 would be emulated and slower than fp32"
+        return "this CPU has no bf16 arithmetic (AMX, AVX512-BF16 or Arm's BF16): use fp32"
     if device == "cpu" and precision == "fp16" and not has_fp16():
         return "this CPU has no float16 arithmetic (AVX512-FP16, AMX-FP16 or Arm's FP16): use fp32"
     return None

@@ -1,4 +1,4 @@
-"""The engine `onnxruntime`, and the ONNX graph it runs."""
+"""The engine `onnxruntime`, and its static int8."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from zoo.export.engines import Run, Source
+from zoo.export.graphs import INPUT, OUTPUT
 
 if TYPE_CHECKING:
     import onnx
 
-INPUT, OUTPUT = "input", "output"
-
 
 def onnxruntime(source: Source, precision: str) -> Run:
     """An ONNX Runtime session on the CPU; one session serves every batch size."""
-    graph = onnx_graph(source.program)
+    graph = source.onnx_graph
     if precision == "int8":
         graph = quantize_graph(graph, source.calibration)
     return session(graph.SerializeToString(), source.threads)
@@ -43,23 +41,8 @@ def session(graph: bytes | str, threads: int) -> Run:
     return run
 
 
-def onnx_graph(program: ExportedProgram, opset: int | None = None) -> onnx.ModelProto:
-    """The ONNX graph of a captured network: one input `input`, one output `output`."""
-    exported = torch.onnx.export(
-        program,
-        (),
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-    )
-    assert exported is not None
-    return exported.model_proto
-
-
 def quantize_graph(graph: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> onnx.ModelProto:
-    """Static int8: weights per output channel, activations per tensor by their range on the calibration images."""
+    """Static int8: weights per output channel, activations per tensor by their range over the calibration."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 
 from zoo.export.cpu import has_bf16
 from zoo.export.engines import Run, Source
+from zoo.export.graphs import quiet
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -24,19 +21,11 @@ SHAPES_KEPT = 4
 
 
 def openvino(source: Source, precision: str) -> Run:
-    """OpenVINO on the CPU, compiled for every batch size that is met: static shapes run faster than a free one."""
-    model = openvino_model(source.program)
+    """OpenVINO on the CPU, compiled for every batch size met: static shapes run faster than a free one."""
+    model = source.openvino_model
     if precision == "int8":
         model = quantize_model(model, source.calibration)
     return compiled(model, precision, source.threads)
-
-
-def openvino_model(program: ExportedProgram) -> ov.Model:
-    """The OpenVINO model of a captured network."""
-    import openvino as ov
-
-    with _quiet():
-        return ov.convert_model(program)
 
 
 def compiled(model: ov.Model, precision: str, threads: int) -> Run:
@@ -80,7 +69,7 @@ def quantize_model(model: ov.Model, calibration: Sequence[Tensor]) -> ov.Model:
 
     model = model.clone()
     model.reshape(ov_shape(-1, *calibration[0].shape[1:]))
-    with _quiet():
+    with quiet("nncf"):
         return nncf.quantize(
             model,
             nncf.Dataset([batch.contiguous().numpy() for batch in calibration]),
@@ -111,16 +100,3 @@ def ov_shape(*sizes: int) -> ov.PartialShape:
     import openvino as ov
 
     return ov.PartialShape(list(sizes))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """NNCF draws progress bars on stdout, where only the command line may write, and logs every layer."""
-    logger = logging.getLogger("nncf")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(before)

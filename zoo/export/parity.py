@@ -33,6 +33,43 @@ class Parity:
     argmax_agreement: float
     num_images: int
 
+    def __str__(self) -> str:
+        figures = f"error {self.max_relative_error:.1e}, SQNR {self.sqnr_db:.1f} dB"
+        return f"{figures}, argmax {self.argmax_agreement:.0%} of {self.num_images}"
+
+
+References = list[tuple[Tensor, Tensor]]
+
+
+def references(network: nn.Module, batches: Sequence[Tensor]) -> References:
+    """(images, answer) of a float32 network on the given batches and on noise shaped like the first.
+
+    Raises:
+        ValueError: The network does not answer one tensor.
+    """
+    noise = torch.randn(batches[0].shape, generator=torch.Generator().manual_seed(2))
+    pairs = []
+    for images in (*batches, noise.to(batches[0].device)):
+        with torch.no_grad():
+            answer = network(images.to(batches[0].device))
+        if not isinstance(answer, Tensor):
+            raise ValueError(
+                f"the network answers a {type(answer).__name__}, not one tensor: no engine takes that"
+            )
+        pairs.append((images, answer))
+    return pairs
+
+
+def check_fp32(parity: Parity, engine: str, network: nn.Module, pairs: References) -> None:
+    """Raise ParityError if an fp32 engine is further from PyTorch than rounding explains."""
+    images, answer = pairs[0]
+    bound = tolerance(network, images[:2], answer[:2])
+    if not parity.max_relative_error <= bound:
+        raise ParityError(
+            f"{engine} differs from PyTorch by {parity.max_relative_error:.1e} of the largest output "
+            f"(allowed: {bound:.1e})"
+        )
+
 
 def compare(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Parity:
     """Parity of batches of outputs, each (N, classes) or (N, C, H, W), with those of the reference."""
@@ -41,7 +78,7 @@ def compare(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Parity:
             raise ParityError(
                 f"the engine answers {tuple(output.shape)}, the network {tuple(reference.shape)}"
             )
-    pairs = [(y.double(), r.double()) for y, r in zip(outputs, references, strict=True)]
+    pairs = [(y.detach().double(), r.detach().double()) for y, r in zip(outputs, references, strict=True)]
     errors = [float((y - r).abs().max() / r.abs().max().clamp_min(1e-30)) for y, r in pairs]
     agree = sum(int((y.flatten(1).argmax(1) == r.flatten(1).argmax(1)).sum()) for y, r in pairs)
     num_images = sum(len(r) for _, r in pairs)
@@ -64,7 +101,7 @@ def tolerance(network: nn.Module, images: Tensor, reference: Tensor) -> float:
     The noise is the gap between the network in float32 and in float64: in deep networks with SE it can exceed
     any fixed bound without anything being wrong.
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         exact = copy.deepcopy(network).double()(images.double())
     noise = compare([reference], [exact]).max_relative_error
     return max(RELATIVE_TOLERANCE, NOISE_FACTOR * noise)

@@ -18,7 +18,7 @@ def eager(source: Source, precision: str) -> Run:
 
 
 def compile_(source: Source, precision: str) -> Run:
-    """torch.compile with frozen weights. It compiles anew, for seconds to minutes, at every new input shape."""
+    """torch.compile with frozen weights. It compiles anew, for up to minutes, at every new input shape."""
     network = _prepared(source.network, precision)
     compiled = torch.compile(network, dynamic=False, options={"freezing": True})
     return _runner(compiled, source, precision)

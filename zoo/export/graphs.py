@@ -1,0 +1,73 @@
+"""A network captured as a graph: by torch.export, and from there for ONNX and for OpenVINO."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino as ov
+
+INPUT, OUTPUT = "input", "output"
+
+
+def capture(network: nn.Module, example: Tensor, *, dynamic_batch: bool = True) -> ExportedProgram:
+    """`torch.export` of a network; the example's batch size is fixed unless `dynamic_batch`."""
+    if not dynamic_batch:
+        return torch.export.export(network, (example,))
+    pair = example[:1].repeat(2, 1, 1, 1)  # a batch of one would be taken for a constant
+    return torch.export.export(network, (pair,), dynamic_shapes=({0: Dim("batch", min=1, max=65536)},))
+
+
+def to_onnx(program: ExportedProgram, opset: int | None = None) -> onnx.ModelProto:
+    """The ONNX graph of a captured network: one input `input`, one output `output`."""
+    exported = torch.onnx.export(
+        program,
+        (),
+        dynamo=True,
+        verbose=False,
+        opset_version=opset,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+    )
+    assert exported is not None
+    return exported.model_proto
+
+
+def to_openvino(program: ExportedProgram) -> ov.Model:
+    """The OpenVINO model of a captured network; OpenVINO leaves its height and width free too."""
+    import openvino as ov
+
+    with quiet("nncf"):
+        model = ov.convert_model(program)
+    model.inputs[0].set_names({INPUT})
+    model.outputs[0].set_names({OUTPUT})
+    return model
+
+
+def read_openvino(graph: onnx.ModelProto) -> ov.Model:
+    """The OpenVINO model of an ONNX graph."""
+    import openvino as ov
+
+    return ov.Core().read_model(graph.SerializeToString())
+
+
+@contextlib.contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Keep a library's progress bars from stdout, where only the command line writes, and its notes from logs."""
+    logger = logging.getLogger(logger_name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(before)
