@@ -11,6 +11,7 @@ import dataclasses
 import statistics
 from collections.abc import Mapping, Sequence
 
+import torch
 from timm.models.resnet import Bottleneck
 from torch import nn
 
@@ -111,8 +112,8 @@ def build(row: tables.Row, structure: str, device: str = "meta") -> nn.Module:
         ValueError: the network is not registered.
     """
     assert row.model is not None, row.name
-    options = {"block": row.block} if row.block else {}
-    model = zoo.create_model(row.model, device=device, **options).eval()
+    with torch.device(device):
+        model = zoo.create_model(row.model, block=row.block).eval()
     if row.stride_in_first_1x1:
         stride_in_first_1x1(model)
     return zoo.deploy(model, verify=False) if structure == "deployed" else model

@@ -1,0 +1,180 @@
+"""Every params, FLOPs and MULs cell of the papers, to the printed digit, and what the other cells say."""
+
+import pytest
+
+from zoo.cost import count
+from zoo.paper import tables
+from zoo.paper.reproduce import (
+    DIFFERS,
+    EXACT,
+    MEASURED_HERE,
+    NEEDS_IMAGENET,
+    NOT_IN_ZOO,
+    NOT_MEASURED,
+    NOT_PUBLISHED,
+    Cell,
+    build,
+    rank_correlation,
+    reproduce,
+)
+from zoo.paper.results import Accuracy
+
+COMPUTED = [
+    pytest.param(table, row, id=f"{table.name}-{row.name}")
+    for table in tables.tables()
+    if any(column.kind in tables.COMPUTED for column in table.columns)
+    for row in table.rows
+]
+
+
+def cells(table: str, row: str, **options) -> dict[str, Cell]:
+    """Column key → cell of one row."""
+    found = tables.table(table)
+    rows = [r for r in found.rows if r.name == row]
+    return {cell.column: cell for cell in reproduce(found, rows, **options).cells}
+
+
+def published_errata() -> dict[tuple[str, str, str], str]:
+    """The printed cells that the papers' own conventions do not give, and what they give."""
+    return {
+        ("repvgg_table4", "RegNetX-3.2GF", "winograd_muls"): "2.6",
+        ("repvgg_table4", "ResNeXt-101", "winograd_muls"): "7.7",
+        ("repvgg_table5", "RegNetX-12GF", "winograd_muls"): "9.9",
+        ("repvgg_table5", "EfficientNet-B3", "params"): "12.18",
+    }
+
+
+@pytest.mark.parametrize("table, row", COMPUTED)
+def test_every_computed_cell_reproduces_to_the_printed_digit(table: tables.Table, row: tables.Row):
+    computed = {column.key for column in table.columns if column.kind in tables.COMPUTED}
+    for cell in reproduce(table, [row]).cells:
+        if cell.column not in computed:
+            continue
+        erratum = published_errata().get((table.name, row.name, cell.column))
+        if cell.published is None:
+            assert cell.status == NOT_PUBLISHED and cell.ours
+        elif erratum:
+            assert (cell.status, cell.ours) == (DIFFERS, erratum)
+            assert cell.ours == str(table.errata[cell.column].ours[row.name])
+            assert cell.note == table.errata[cell.column].why
+        else:
+            assert (cell.status, cell.ours) == (EXACT, cell.published)
+
+
+def test_the_errata_in_the_data_are_these_and_no_others():
+    listed = {
+        (table.name, row, column)
+        for table in tables.tables()
+        for column, erratum in table.errata.items()
+        for row in erratum.ours
+    }
+    assert listed == set(published_errata())
+
+
+def test_mobileones_unconfirmed_cells_show_only_ours():
+    s0 = cells("mobileone", "MobileOne-S0")
+    assert (s0["params"].published, s0["params"].ours) == (None, "2.1")
+    assert (s0["flops"].published, s0["flops"].ours, s0["flops"].value) == (None, "275", 275110400)
+
+
+def test_the_branch_ablation_builds_the_networks_it_names():
+    rows = {row.block: row for row in tables.table("repvgg_table6").rows}
+    train = {block: count(build(row, "train")).params for block, row in rows.items()}
+    # 14339048 deployed, with a bias where training has scale and shift; sums over the 28 layers' widths.
+    channels, with_identity = 64 + 4 * 64 + 6 * 128 + 16 * 256 + 1280, 3 * 64 + 5 * 128 + 15 * 256
+    plain = 14339048 + channels
+    assert train == {
+        "kxk": plain,
+        "kxk+identity": plain + 2 * with_identity,
+        "kxk+1x1": 15817960 - 2 * with_identity,
+        "kxk+1x1+identity": 15817960,
+    }
+    assert {count(build(row, "deployed")).params for row in rows.values()} == {14339048}
+
+
+def test_an_accuracy_needs_imagenet_until_its_results_are_given():
+    row = "RepGhostNet 1.0x"
+    without = cells("repghost", row)
+    assert (without["top1"].status, without["top1"].published, without["top1"].ours) == (
+        NEEDS_IMAGENET,
+        "74.2",
+        None,
+    )
+    accuracies = {("repghostnet_1.0x", None): Accuracy(top1=74.208, top5=None, file="results.json")}
+    given = cells("repghost", row, accuracies=accuracies)
+    assert (given["top1"].status, given["top1"].ours, given["top1"].value) == (MEASURED_HERE, "74.2", 74.208)
+    assert given["top1"].note == "results.json"
+    assert given["top5"].status == NEEDS_IMAGENET
+
+
+def test_a_column_per_block_takes_each_blocks_results():
+    accuracies = {
+        (name, None): Accuracy(top1=top1, top5=None, file="f.json")
+        for name, top1 in (("resnet18", 70.0), ("acnet_resnet18", 71.0), ("dbb_resnet18", 72.0))
+    }
+    row = cells("dbb_table2", "ImageNet ResNet-18", accuracies=accuracies)
+    assert [(cell.published, cell.ours) for cell in row.values()] == [
+        ("69.54", "70.00"),
+        ("70.53", "71.00"),
+        ("70.99", "72.00"),
+    ]
+
+
+def test_results_of_an_ablation_are_told_apart_by_block():
+    accuracies = {("repvgg_b0", "kxk"): Accuracy(top1=72.0, top5=None, file="f.json")}
+    assert cells("repvgg_table6", "no identity, no 1x1", accuracies=accuracies)["top1"].ours == "72.00"
+    assert cells("repvgg_table6", "1x1", accuracies=accuracies)["top1"].status == NEEDS_IMAGENET
+
+
+def test_networks_outside_the_zoo_say_so():
+    orepa = cells("orepa_table4", "ResNet-18 OREPA")
+    assert {cell.status for cell in orepa.values()} == {NOT_IN_ZOO}
+    assert orepa["step"].published == "0.120"
+    cifar = cells("dbb_table2", "CIFAR-10 VGG-16")
+    assert cifar["dbb"].status == NOT_IN_ZOO and cifar["dbb"].published == "94.62 ± 0.02"
+
+
+def test_unconfirmed_accuracies_are_not_published():
+    acnet = cells("acnet_imagenet", "ResNet-18")
+    assert {(cell.published, cell.status) for cell in acnet.values()} == {(None, NOT_PUBLISHED)}
+    assert cells("repvgg_table6", "identity")["speed"].status == NOT_PUBLISHED
+
+
+def test_times_are_compared_by_rank_and_ratio():
+    table = tables.table("repghost")
+    rows = [row for row in table.rows if row.name.endswith((" 0.5x", " 1.0x", " 2.0x"))]
+    seconds = {(row.name, "latency"): s for row, s in zip(rows, (0.010, 0.020, 0.015), strict=True)}
+    done = reproduce(table, rows, measurements=seconds)
+    latency = {cell.row: cell for cell in done.cells if cell.column == "latency"}
+    assert [cell.ours for cell in latency.values()] == ["0.50x", "1.00x", "0.75x"]
+    assert latency["RepGhostNet 2.0x"].note == "relative to RepGhostNet 1.0x; paper 3.05x"
+    assert {cell.status for cell in latency.values()} == {MEASURED_HERE}
+    (comparison,) = done.comparisons
+    assert (comparison.column, comparison.reference, comparison.rows) == ("latency", "RepGhostNet 1.0x", 3)
+    assert comparison.rank_correlation == pytest.approx(0.5)
+
+
+def test_the_first_row_is_the_reference_where_the_tables_own_was_not_measured():
+    table = tables.table("repghost")
+    done = reproduce(table, table.rows[:1], measurements={("RepGhostNet 0.5x", "latency"): 0.01})
+    assert done.cells[2].ours == "1.00x" and done.comparisons[0].reference == "RepGhostNet 0.5x"
+    assert done.comparisons[0].rank_correlation is None
+
+
+def test_times_nobody_measured_say_so():
+    assert cells("repghost", "RepGhostNet 1.0x")["latency"].status == NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    "first, second, expected",
+    [
+        ([1, 2, 3], [10, 20, 30], 1.0),
+        ([1, 2, 3], [3, 2, 1], -1.0),
+        ([1, 2, 3, 4, 5], [2, 1, 4, 3, 5], 0.8),  # 1 - 6 * 4 / (5 * 24)
+        ([1, 2, 2, 3], [1, 2, 3, 4], 0.9486832980505138),  # Pearson of ranks 0, 1.5, 1.5, 3 and 0, 1, 2, 3
+        ([1, 2], [2, 1], None),
+        ([1, 1, 1], [1, 2, 3], None),
+    ],
+)
+def test_rank_correlation(first: list[float], second: list[float], expected: float | None):
+    assert rank_correlation(first, second) == (expected and pytest.approx(expected))
