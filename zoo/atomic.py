@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -31,7 +33,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    except (RuntimeError, SafetensorError) as error:
+        # Neither torch nor safetensors passes the system's error on: both wrap it in one of their own.
+        if isinstance(error, SafetensorError) or "inline_container" in str(error):
+            raise OSError(f"cannot write {path}: is the disk full? ({str(error).splitlines()[0]})") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

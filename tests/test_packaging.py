@@ -1,0 +1,184 @@
+"""The wheel holds what an installed zoo needs, and files are written whole or not at all."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from zoo.atomic import atomic_write
+from zoo.resources import configs_folder, find_config, list_configs
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel built from the checkout."""
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def names(wheel) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_holds_code_recipes_data_and_licences(names):
+    tracked = {path.relative_to(ROOT).as_posix() for path in (ROOT / "zoo").rglob("*.py")}
+    assert tracked <= names
+    recipes = {f"zoo/configs/{path.relative_to(ROOT / 'configs').as_posix()}" for path in configs()}
+    assert recipes
+    assert recipes <= names
+    assert {
+        "zoo/py.typed",
+        "zoo/data/bundled/fashion_train.png",
+        "zoo/data/bundled/fashion_val.png",
+        "zoo/data/bundled/LICENSE",
+    } <= names
+    assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_installs_nothing_but_zoo(names):
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"zoo", "reparam_zoo"}
+
+
+def test_recipes_and_data_are_found_outside_the_checkout(wheel, tmp_path):
+    """What the wheel holds, unpacked as pip does, run from another folder."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    program = (
+        "import zoo\n"
+        "from zoo.data import create_dataset\n"
+        "from zoo.resources import find_config\n"
+        "print(zoo.__file__)\n"
+        "print(find_config('configs/quickstart.yaml'))\n"
+        "print(len(create_dataset('fashion')))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    site = tmp_path / "site" / "zoo"
+    assert run.stdout.splitlines() == [f"{site}/__init__.py", f"{site}/configs/quickstart.yaml", "5000"]
+
+
+def configs() -> list[Path]:
+    return sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def test_a_recipe_is_found_by_name_by_checkout_path_and_by_file(tmp_path):
+    assert configs_folder() == ROOT / "configs"
+    assert len(list_configs()) == len(configs())
+    quickstart = ROOT / "configs" / "quickstart.yaml"
+    for name in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml", quickstart):
+        assert find_config(name).resolve() == quickstart
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("epochs: 1\n")
+    assert find_config(mine) == mine
+
+
+def test_an_unknown_recipe_lists_near_ones():
+    with pytest.raises(ValueError, match=r"no configuration 'quickstrat'.*did you mean quickstart"):
+        find_config("quickstrat")
+
+
+def test_an_atomic_write_replaces_the_file_at_the_end(tmp_path):
+    path = tmp_path / "state.json"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.suffix == ".json"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "state"
+    path.write_text("old")
+
+    def write() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("not about writing")
+
+    with pytest.raises(RuntimeError, match="not about writing"):
+        write()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_a_leftover_of_a_killed_process_is_no_obstacle(tmp_path):
+    path = tmp_path / "state"
+    killed = "import os, sys; from zoo.atomic import atomic_write\n"
+    killed += "with atomic_write(sys.argv[1]) as t: t.write_text('x'); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed, str(path)], cwd=ROOT)
+    assert not path.exists()
+    with atomic_write(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+    assert os.listdir(tmp_path) == ["state"]
+
+
+def test_a_missing_folder_is_named_in_one_line(tmp_path):
+    path = tmp_path / "no" / "state"
+
+    def write() -> None:
+        with atomic_write(path) as temporary:
+            temporary.write_text("")
+
+    with pytest.raises(OSError, match=rf"^cannot write {path}: No such file or directory$"):
+        write()
+
+
+@pytest.mark.parametrize("writer", ["text", "torch", "safetensors"])
+def test_a_full_disk_is_named_in_one_line(tmp_path, writer):
+    """A limit on the size of files, in a child process, stands for the full disk."""
+    path = tmp_path / "state"
+    path.write_text("old")
+    program = f"""
+import resource, signal, sys
+import torch
+from safetensors.torch import save_file
+from zoo.atomic import atomic_write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+state = {{"weight": torch.zeros(100000)}}
+writers = dict(
+    text=lambda file: file.write_text("x" * 10**6),
+    torch=lambda file: torch.save(state, file),
+    safetensors=lambda file: save_file(state, file),
+)
+try:
+    with atomic_write(sys.argv[1]) as temporary:
+        writers[{writer!r}](temporary)
+except OSError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert f"cannot write {path}: " in run.stdout
+    assert run.stdout.count("\n") == 1
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["state"]
+
+
+@pytest.mark.parametrize("program", ["train", "validate", "benchmark"])
+def test_the_wrappers_stay_thin(program):
+    assert len((ROOT / f"{program}.py").read_text().splitlines()) <= 15
