@@ -1,6 +1,11 @@
 """Settings for the whole suite."""
 
 import torch
+from hypothesis import settings
 
 # The suite runs in parallel (pytest -n); a test whose convolutions take all cores only slows the others down.
 torch.set_num_threads(1)
+
+# The same examples in every run, and no verdict on how long one takes.
+settings.register_profile("zoo", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("zoo")

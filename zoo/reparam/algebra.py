@@ -259,7 +259,10 @@ def embed(kernel: AffineKernel, spec: ConvSpec) -> AffineKernel:
 def _taps(kernel: AffineKernel, spec: ConvSpec, axis: int, before: int, after: int) -> slice:
     """Where a branch's taps lie along one axis of the target (0: height, 1: width)."""
     size, dilation, padding = spec.kernel_size[axis], spec.dilation[axis], spec.padding[axis]
-    taps, spacing = kernel.kernel_size[axis], kernel.dilation[axis] if kernel.kernel_size[axis] > 1 else dilation
+    taps, spacing = (
+        kernel.kernel_size[axis],
+        kernel.dilation[axis] if kernel.kernel_size[axis] > 1 else dilation,
+    )
     start, end = padding - before, dilation * (size - 1) - (padding - after)
     lands = start % dilation == 0 and spacing % dilation == 0
     if not lands or start < 0 or end >= dilation * size or start + spacing * (taps - 1) != end:

@@ -53,9 +53,10 @@ class MultiBranchConv2d(nn.Module):
 
     def branch_kernels(self) -> dict[str, AffineKernel]:
         """Each branch as a kernel of the block's own geometry, float64, differentiable (unpadded if `pads`)."""
-        spec, device = inner_spec(self.spec), next(self.parameters()).device
+        spec, device = inner_spec(self.spec), next((p.device for p in self.parameters()), None)
         return {
-            name: embed(fold(branch, spec.in_channels, device), spec) for name, branch in self.branches.items()
+            name: embed(fold(branch, spec.in_channels, device), spec)
+            for name, branch in self.branches.items()
         }
 
     def equivalent_kernel(self) -> AffineKernel:
@@ -72,7 +73,9 @@ class MultiBranchConv2d(nn.Module):
             ValueError: The block is in training mode, where BatchNorm answers with the batch's statistics.
         """
         if self.training:
-            raise ValueError("a block in training mode has no fixed kernel: call model.eval() before deploying")
+            raise ValueError(
+                "a block in training mode has no fixed kernel: call model.eval() before deploying"
+            )
         with torch.no_grad():
             kernel = self.equivalent_kernel()
         return conv_of(self.spec, kernel, next(self.parameters()).dtype)

@@ -64,7 +64,11 @@ def build_block(
         name, _, times = term.partition("*")
         if name not in BRANCHES:
             near = difflib.get_close_matches(block, [*BRANCH_SETS, *BRANCHES], n=3, cutoff=0.4)
-            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join([*BRANCH_SETS, *BRANCHES])}"
+            hint = (
+                f"did you mean {', '.join(near)}?"
+                if near
+                else f"known: {', '.join([*BRANCH_SETS, *BRANCHES])}"
+            )
             raise ValueError(f"unknown block {block!r}: {hint}")
         for copy in range(int(times or 1)):
             made = BRANCHES[name](inner_spec(spec), factory)
@@ -122,7 +126,11 @@ def average_pool(spec: ConvSpec, factory: Factory) -> Branches:
     if spec.depthwise:
         return {"avg": _chain(**_window(spec, spec.kernel_size), avg=pool, bn=bn)}
     conv = nn.Conv2d(spec.in_channels, spec.out_channels, 1, groups=spec.groups, bias=False, **factory)
-    return {"avg": _chain(conv=conv, bn_pad=BatchNormPad2d(spec.out_channels, spec.padding, **factory), avg=pool, bn=bn)}
+    return {
+        "avg": _chain(
+            conv=conv, bn_pad=BatchNormPad2d(spec.out_channels, spec.padding, **factory), avg=pool, bn=bn
+        )
+    }
 
 
 def pointwise_kxk(spec: ConvSpec, factory: Factory) -> Branches:
@@ -134,7 +142,15 @@ def pointwise_kxk(spec: ConvSpec, factory: Factory) -> Branches:
         middle = spec.in_channels
         first = IdentityConv2d(middle, spec.groups, **factory)
     conv = nn.Conv2d(
-        middle, spec.out_channels, spec.kernel_size, spec.stride, 0, spec.dilation, spec.groups, False, **factory
+        middle,
+        spec.out_channels,
+        spec.kernel_size,
+        spec.stride,
+        0,
+        spec.dilation,
+        spec.groups,
+        False,
+        **factory,
     )
     chain = _chain(
         conv1=first,

@@ -15,7 +15,8 @@ from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import activation_of, norm_scale_shift
 from zoo.reparam.layers import TrainingOnly
 from zoo.reparam.pairs import conv_norm_pairs
-from zoo.reparam.verify import example_input, prove_block, prove_network
+from zoo.reparam.verify import example_input, input_size, prove_block, prove_network
+
 
 @dataclass(frozen=True)
 class BlockProof:
@@ -28,7 +29,11 @@ class BlockProof:
 
 @dataclass(frozen=True)
 class DeployReport:
-    """What `deploy` did and how exact it is. MACs are multiply-accumulates per image of the example's size."""
+    """What `deploy` did and how exact it is.
+
+    params and macs are (before, after); MACs are multiply-accumulates per image of `input_size`.
+    relative_error and noise_floor are those of `zoo.reparam.verify.prove_network`.
+    """
 
     blocks: list[BlockProof]
     folded_norms: int
@@ -53,7 +58,9 @@ class DeployReport:
         lines.append(f"params {self.params[0] / 1e6:.2f} M -> {self.params[1] / 1e6:.2f} M")
         lines.append(f"MACs   {self.macs[0] / 1e6:.1f} M -> {self.macs[1] / 1e6:.1f} M at {self.input_size}")
         if self.relative_error is not None:
-            lines.append(f"end to end: error {self.relative_error:.1e}, rounding noise {self.noise_floor:.1e}")
+            lines.append(
+                f"end to end: error {self.relative_error:.1e}, rounding noise {self.noise_floor:.1e}"
+            )
         return "\n".join(lines)
 
 
@@ -87,22 +94,25 @@ def deploy_with_report(
             f"{type(model).__name__} is in training mode, where BatchNorm answers with the batch's statistics: "
             "call model.eval() before deploying"
         )
-    example = example_input(model) if example is None else example
+    given, example = example, example_input(model) if example is None else example
     verify = verify and not example.is_meta
     deployed = copy.deepcopy(model)
     proofs = []
     for name, module in list(deployed.named_modules()):
         if isinstance(module, MultiBranchConv2d):
-            proofs.append(BlockProof(name, list(module.branches), prove_block(module, name) if verify else None))
+            proofs.append(
+                BlockProof(name, list(module.branches), prove_block(module, name) if verify else None)
+            )
             deployed = _replace(deployed, name, module.fuse())
         elif isinstance(module, TrainingOnly):
             module.clear()
     folded = _fold_norms(deployed, example) if fold_norms else 0
     _rename_first_conv(deployed, [proof.name for proof in proofs])
     error, noise = prove_network(model, deployed, example) if verify else (None, None)
-    before, after = (count(network, example.shape[1:]) for network in (model, deployed))
+    size = input_size(model) if given is None else tuple(given.shape[1:])
+    before, after = count(model, size), count(deployed, size)
     params, macs = (before.params, after.params), (before.macs, after.macs)
-    return deployed, DeployReport(proofs, folded, params, macs, list(example.shape[1:]), error, noise)
+    return deployed, DeployReport(proofs, folded, params, macs, list(size), error, noise)
 
 
 def is_deployed(model: nn.Module) -> bool:

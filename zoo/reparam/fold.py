@@ -69,16 +69,21 @@ def _(layer: nn.Sequential, in_channels: int, device: torch.device | None = None
 
 @fold.register
 def _(layer: nn.Conv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    if type(layer).forward is not nn.Conv2d.forward or type(layer)._conv_forward is not nn.Conv2d._conv_forward:
+    if (
+        type(layer).forward is not nn.Conv2d.forward
+        or type(layer)._conv_forward is not nn.Conv2d._conv_forward
+    ):
         raise ValueError(f"{type(layer).__name__} computes its convolution in a way of its own")
     if layer.padding_mode != "zeros":
-        raise ValueError(f"a convolution with padding_mode={layer.padding_mode!r} inside a branch is not one kernel")
+        raise ValueError(
+            f"a convolution with padding_mode={layer.padding_mode!r} inside a branch is not one kernel"
+        )
     return _conv_kernel(layer, layer.weight)
 
 
 @fold.register
 def _(layer: IdentityConv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    return _conv_kernel(layer, layer.full_weight())
+    return _conv_kernel(layer, layer.full_weight(layer.weight.double()))
 
 
 def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
@@ -93,7 +98,9 @@ def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
 @fold.register(FrozenBatchNormAct2d)
 def _(layer: nn.Module, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     if not isinstance(activation_of(layer), nn.Identity):
-        raise ValueError(f"{type(layer).__name__} has an activation, so it is not linear: keep it outside the branch")
+        raise ValueError(
+            f"{type(layer).__name__} has an activation, so it is not linear: keep it outside the branch"
+        )
     return per_channel(*norm_scale_shift(layer))
 
 
@@ -132,7 +139,9 @@ def activation_of(norm: nn.Module) -> nn.Module:
 def _(layer: nn.AvgPool2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     kernel_size, padding = to_pair(layer.kernel_size), to_pair(layer.padding)
     if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
-        raise ValueError(f"{layer} does not divide every window by the same number, so it is not a convolution")
+        raise ValueError(
+            f"{layer} does not divide every window by the same number, so it is not a convolution"
+        )
     return average(in_channels, kernel_size, to_pair(layer.stride), padding, _DOUBLE.to(device))
 
 

@@ -78,12 +78,20 @@ class BatchNormPad2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn(x)
         if self.pads:
-            mean, var = self.bn.running_mean, self.bn.running_var
-            assert mean is not None and var is not None
-            response = self.bn.bias.detach() - mean * self.bn.weight.detach() * torch.rsqrt(var + self.bn.eps)
-            frame = F.pad(torch.zeros_like(y[:1, :1]), self.border, value=1.0)
+            pixel, frame = torch.zeros_like(y[:1, :, :1, :1]), torch.zeros_like(y[:1, :1])
+            bn = self.bn
+            response = F.batch_norm(
+                pixel,
+                bn.running_mean,
+                bn.running_var,
+                bn.weight.detach(),
+                bn.bias.detach(),
+                False,
+                0.0,
+                bn.eps,
+            )
             # Arithmetic on the padded map, not slice assignment: traceable, and without DBB's copies.
-            y = torch.addcmul(F.pad(y, self.border), frame, response.to(y.dtype)[None, :, None, None])
+            y = torch.addcmul(F.pad(y, self.border), F.pad(frame, self.border, value=1.0), response)
         return y
 
     def extra_repr(self) -> str:
@@ -108,13 +116,13 @@ class IdentityConv2d(nn.Conv2d):
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
 
-    def full_weight(self) -> Tensor:
-        """I + W, (channels, channels / groups, 1, 1)."""
-        diagonal = torch.diag(self.weight.new_ones(self.in_channels // self.groups)).repeat(self.groups, 1)
-        return self.weight + diagonal[:, :, None, None]
+    def full_weight(self, weight: Tensor) -> Tensor:
+        """I + W, (channels, channels / groups, 1, 1), in the dtype of W."""
+        diagonal = torch.diag(weight.new_ones(self.in_channels // self.groups)).repeat(self.groups, 1)
+        return weight + diagonal[:, :, None, None]
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.conv2d(input, self.full_weight(), groups=self.groups)
+        return F.conv2d(input, self.full_weight(self.weight), groups=self.groups)
 
 
 class TrainingOnly(nn.ModuleList):
