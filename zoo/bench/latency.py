@@ -1,0 +1,296 @@
+"""Latency of networks: structures × engines × precisions, at batch sizes, resolutions and thread counts.
+
+Everything that is compared runs in one interleaved group; a group is one model (or all, on request) at one batch size,
+resolution and thread count. A combination that cannot run says why in its row, and the others go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
+from zoo.bench.results import Row
+from zoo.bench.statistics import geometric_mean, noise_warning, ratio_of_medians, summarize
+from zoo.bench.structures import build_structures
+from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
+from zoo.bench.traffic import traffic
+from zoo.cost import count
+from zoo.export.compile import BUILDERS, Engine, compile_for
+from zoo.export.engines import Run, Source, refusal
+
+AUTO_PRECISIONS = {"fp32": ("fp32",), "bf16": ("fp32", "bf16"), "int8": ("fp32", "bf16", "int8")}
+"""The precision of an `auto` row → what its engine may choose from."""
+CONTROL = "control"
+"""A second copy of a group's reference: how far two identical contenders differ."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One network in one structure on one engine. `peer` is eager float32 in NCHW always: what a user has today."""
+
+    model: str
+    structure: str
+    engine: str = "eager"
+    precision: str = "fp32"
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} {self.structure} {self.engine} {self.precision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all contenders of a group share."""
+
+    batch_size: int
+    img_size: int
+    threads: int
+    device: str = "cpu"
+
+    def example(self) -> Tensor:
+        """Random images (N, 3, H, W) on the device."""
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(self.batch_size, 3, self.img_size, self.img_size, generator=generator)
+        return images.to(self.device)
+
+
+def contenders_of(
+    model: str, structures: Sequence[str], engines: Sequence[str], precisions: Sequence[str]
+) -> list[Contender]:
+    """The rows of one model, its reference first: `peer` once; `auto` for the deployed structure, choosing among the
+    precisions, with and without int8."""
+    rows = [Contender(model=model, structure="peer")] if "peer" in structures else []
+    others = [structure for structure in structures if structure != "peer"]
+    fixed = [engine for engine in engines if engine != "auto"]
+    for structure, engine, precision in itertools.product(others, fixed, precisions):
+        rows.append(Contender(model=model, structure=structure, engine=engine, precision=precision))
+    if "auto" in engines and "deployed" in structures:
+        for name, allowed in AUTO_PRECISIONS.items():
+            if set(allowed) <= set(precisions):
+                rows.append(Contender(model=model, structure="deployed", engine="auto", precision=name))
+    return rows
+
+
+def settings_of(
+    batch_sizes: Sequence[int], img_sizes: Sequence[int], threads: Sequence[int], device: str
+) -> Iterator[Setting]:
+    for number, size, batch in itertools.product(threads, img_sizes, batch_sizes):
+        yield Setting(batch_size=batch, img_size=size, threads=number, device=device)
+
+
+def measure_group(
+    contenders: Sequence[Contender],
+    setting: Setting,
+    plan: Plan,
+    *,
+    peaks: dict[str, float],
+    checkpoint: str | None = None,
+    on_round: Callable[[int], None] = lambda done: None,
+) -> list[Row]:
+    """Time contenders against each other; one row each, and one for the control.
+
+    Args:
+        contenders: The first one that runs is the reference of every ratio.
+        peaks: The machine's limits with this number of threads (`zoo.bench.peak.measure_peaks`).
+        checkpoint: Weights for the networks (see `build_structures`).
+
+    Raises:
+        ValueError: Unknown model or structure.
+    """
+    threads_before = torch.get_num_threads()
+    torch.set_num_threads(setting.threads)
+    try:
+        example = setting.example()
+        networks = _build_networks(contenders, example, checkpoint)
+        with bounded_memory():
+            return _measure(contenders, networks, example, setting, plan, peaks, on_round)
+    finally:
+        torch.set_num_threads(threads_before)
+
+
+def _build_networks(
+    contenders: Sequence[Contender], example: Tensor, checkpoint: str | None
+) -> dict[tuple[str, str], nn.Module]:
+    networks: dict[tuple[str, str], nn.Module] = {}
+    for model in dict.fromkeys(c.model for c in contenders):
+        structures = list(dict.fromkeys(c.structure for c in contenders if c.model == model))
+        built = build_structures(model, structures, example, checkpoint=checkpoint)
+        networks |= {(model, structure): network for structure, network in built.items()}
+    return networks
+
+
+def _measure(
+    contenders: Sequence[Contender],
+    networks: dict[tuple[str, str], nn.Module],
+    example: Tensor,
+    setting: Setting,
+    plan: Plan,
+    peaks: dict[str, float],
+    on_round: Callable[[int], None],
+) -> list[Row]:
+    rows = [{**dataclasses.asdict(c), **dataclasses.asdict(setting)} for c in contenders]
+    calls: dict[str, Callable[[], object]] = {}
+    for contender, row in zip(contenders, rows, strict=True):
+        network = networks[contender.model, contender.structure]
+        run = _attempt(row, contender, network, example)
+        if run is not None:
+            calls[contender.name] = _bind(run, example)
+            row |= _costs(network, contender.precision, setting)
+    if not calls:
+        return rows
+    reference = next(c for c in contenders if c.name in calls)
+    control = _attempt({}, reference, networks[reference.model, reference.structure], example)
+    if control is not None:
+        calls[CONTROL] = _bind(control, example)
+
+    clock = CudaClock() if example.is_cuda else HostClock()
+    timings = interleave(calls, plan, clock=clock, on_round=on_round)
+    for contender, row in zip(contenders, rows, strict=True):
+        if row["status"] == "ok":
+            row |= _figures(timings, contender.name, reference.name, row, peaks)
+    if control is not None:
+        identity = {**dataclasses.asdict(reference), "structure": CONTROL, "status": "ok"}
+        row = {**identity, **dataclasses.asdict(setting)}
+        rows.append(row | _figures(timings, CONTROL, reference.name, row, peaks))
+    return rows
+
+
+def _bind(run: Run, example: Tensor) -> Callable[[], object]:
+    return lambda: run(example)
+
+
+def _attempt(row: Row, contender: Contender, network: nn.Module, example: Tensor) -> Run | None:
+    """Build and call once; puts `status`, `error`, `chosen_engine` and peak memory into the row."""
+    built: list[Run] = []
+
+    def build_and_call() -> None:
+        built.append(_build(contender, network, example))
+        built[0](example)
+
+    try:
+        if contender.structure == "peer" or contender.engine == "eager":
+            build_and_call()
+            row["peak_memory"], row["memory_kind"] = tensor_peak(lambda: built[0](example)), "tensors"
+        else:
+            row["peak_memory"], row["memory_kind"] = resident_peak(build_and_call), "resident"
+    except _engine_errors() as error:
+        row["status"] = "out of memory" if is_out_of_memory(error) else "unsupported"
+        row["error"] = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        return None
+    row["status"] = "ok"
+    if isinstance(built[0], Engine):
+        row["chosen"] = built[0].name
+        row["parity_error"] = built[0].parity.max_relative_error
+    return built[0]
+
+
+def _build(contender: Contender, network: nn.Module, example: Tensor) -> Run:
+    """The network on its engine. `compile_for` is for deployed networks; the other structures skip its deployment."""
+    if contender.structure == "peer":
+        return _eager_nchw(network)
+    if contender.engine == "auto":
+        allow = AUTO_PRECISIONS[contender.precision]
+        return compile_for(network, "auto", "auto", example, allow=allow, calibration="random")
+    if contender.structure == "deployed":
+        return compile_for(network, contender.engine, contender.precision, example, calibration="random")
+    if reason := refusal(contender.engine, contender.precision, example.device.type):
+        raise ValueError(reason)
+    source = Source(network, example, (example,), torch.get_num_threads())
+    return BUILDERS[contender.engine](source, contender.precision)
+
+
+def _eager_nchw(network: nn.Module) -> Run:
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return network(images)
+
+    return run
+
+
+def _engine_errors() -> tuple[type[BaseException], ...]:
+    """What an engine raises for a combination it cannot do; ONNX Runtime's errors derive from Exception alone."""
+    state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
+    own = (
+        [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)] if state else []
+    )
+    return (RuntimeError, ValueError, TypeError, MemoryError, *own)
+
+
+ITEM_SIZE = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+
+
+def _costs(network: nn.Module, precision: str, setting: Setting) -> Row:
+    """Parameters and, per batch, MACs and the bytes that its convolutions must read and write at least."""
+    cost = count(network, (3, setting.img_size, setting.img_size))
+    moved = traffic(network, (setting.batch_size, 3, setting.img_size, setting.img_size))
+    return {
+        "params": cost.params,
+        "macs": cost.macs * setting.batch_size,
+        "bytes": moved * ITEM_SIZE.get(precision, 4),
+    }
+
+
+def _figures(timings: Timings, name: str, reference: str, row: Row, peaks: dict[str, float]) -> Row:
+    """Percentiles, rates and the ratio to the reference. Times in seconds."""
+    samples = timings.samples[name]
+    summary = summarize(samples)
+    ratio = ratio_of_medians(timings.samples[reference], samples)
+    figures: Row = {
+        **dataclasses.asdict(summary),
+        "calls_per_sample": timings.calls[name],
+        "warmup_stable": timings.stable[name],
+        "other_cpus": sum(timings.other_cpu[name]) / summary.n,
+        "images_per_s": row["batch_size"] / summary.median,
+        "speedup": dataclasses.asdict(ratio),
+        "samples": [float(f"{s:.5g}") for s in samples],
+    }
+    if "macs" in row:
+        chosen = str(row.get("chosen", row["precision"])).rpartition("-")[2]
+        gemm = peaks.get(f"gemm_{chosen}")
+        figures["macs_per_s"] = row["macs"] / summary.median
+        figures["share_of_gemm_peak"] = figures["macs_per_s"] / gemm if gemm else None
+        figures["share_of_bandwidth"] = (
+            row["bytes"] / summary.median / peaks["triad"] if "triad" in peaks else None
+        )
+    if name != reference and name != CONTROL:
+        control = timings.samples.get(CONTROL)
+        figures["warning"] = noise_warning(
+            ratio, ratio_of_medians(timings.samples[reference], control) if control else None
+        )
+    return figures
+
+
+def geometric_means(rows: Sequence[Row]) -> list[Row]:
+    """Mean speed-up of each structure, engine and precision over all models, batch sizes and resolutions.
+
+    Only combinations that every model and setting has are averaged, so that no mean leaves a slow network out.
+    """
+    cells = {_cell(row) for row in rows if row["structure"] != CONTROL}
+    kinds = dict.fromkeys(
+        (r["structure"], r["engine"], r["precision"]) for r in rows if r["structure"] != CONTROL
+    )
+    means = []
+    for structure, engine, precision in kinds:
+        mine = [
+            r
+            for r in rows
+            if (r["structure"], r["engine"], r["precision"]) == (structure, engine, precision)
+            and r["status"] == "ok"
+        ]
+        if {_cell(row) for row in mine} == cells:
+            speedups: list[Any] = [row["speedup"]["value"] for row in mine]
+            mean = {"structure": structure, "engine": engine, "precision": precision}
+            means.append({**mean, "count": len(mine), "speedup": geometric_mean(speedups)})
+    return means
+
+
+def _cell(row: Row) -> tuple[Any, ...]:
+    return row["model"], row["batch_size"], row["img_size"], row["threads"]

@@ -1,0 +1,179 @@
+"""Statistics of interleaved timings: what a median is worth, and what a ratio of two is.
+
+Timings on a shared machine are heavy-tailed, drift together (clock, heat, neighbours) and remember the round before.
+So contenders are timed in rounds A B C A B C …, and a ratio is judged by resampling *blocks of rounds*: a round's
+samples stay together, which cancels drift, and neighbouring rounds stay together, which keeps the memory of the
+noise in the interval (circular block bootstrap: Politis and Romano 1992; block length: Andrews' AR(1) rule, 1991).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+MIN_ROUNDS = 8
+"""Fewer rounds than this give no interval: there is nothing to resample."""
+LEVEL = 0.95
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One contender's samples, in their own unit (seconds in this package)."""
+
+    n: int
+    median: float
+    p90: float
+    p99: float
+    iqr: float
+    minimum: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """A ratio of two medians and its 95 % intervals; NaN where there are fewer than `MIN_ROUNDS` rounds.
+
+    `low` to `high` covers the true ratio. `repeat_low` to `repeat_high` covers the ratio that another run of the same
+    length reports: that one has an error of its own, so the interval is √2 times as wide on the log scale.
+    """
+
+    value: float
+    low: float
+    high: float
+    repeat_low: float
+    repeat_high: float
+
+
+def summarize(samples: Sequence[float] | Array) -> Summary:
+    """Median, tail percentiles and interquartile range.
+
+    Raises:
+        ValueError: No samples.
+    """
+    values = np.asarray(samples, dtype=float)
+    if not values.size:
+        raise ValueError("no samples to summarize: time at least one round")
+    q25, median, q75, p90, p99 = np.percentile(values, [25, 50, 75, 90, 99])
+    return Summary(
+        n=values.size,
+        median=float(median),
+        p90=float(p90),
+        p99=float(p99),
+        iqr=float(q75 - q25),
+        minimum=float(values.min()),
+    )
+
+
+def ratio_of_medians(
+    numerator: Sequence[float] | Array, denominator: Sequence[float] | Array, *, seed: int = 0
+) -> Ratio:
+    """median(numerator) / median(denominator) of samples paired by round, with block-bootstrap intervals.
+
+    Args:
+        numerator, denominator: (rounds,) positive samples; entry i of both comes from round i.
+        seed: Of the resampling; the same samples always give the same interval.
+
+    Raises:
+        ValueError: The two differ in length, or are empty.
+    """
+    a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    if a.shape != b.shape or not a.size:
+        raise ValueError(f"paired samples needed, one of each per round: {a.size} and {b.size}")
+    value = float(np.median(a) / np.median(b))
+    rounds = a.size
+    if rounds < MIN_ROUNDS:
+        return Ratio(value=value, low=math.nan, high=math.nan, repeat_low=math.nan, repeat_high=math.nan)
+
+    block = block_length(np.log(a / b))
+    picks = _circular_blocks(rounds, block, np.random.default_rng(seed))
+    deviations = np.log(np.median(a[picks], axis=1) / np.median(b[picks], axis=1)) - math.log(value)
+    tail = (1 - LEVEL) / 2
+    below, above = np.quantile(deviations, [tail, 1 - tail]) * _small_sample_factor(rounds / block)
+    below, above = min(below, 0.0), max(above, 0.0)
+
+    def at(deviation: float) -> float:
+        return value * math.exp(deviation)
+
+    root2 = math.sqrt(2)
+    return Ratio(
+        value=value,
+        low=at(below),
+        high=at(above),
+        repeat_low=at(root2 * below),
+        repeat_high=at(root2 * above),
+    )
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    """The mean that ratios call for. Raises ValueError where there are none."""
+    if not values:
+        raise ValueError("no values to average")
+    return math.exp(math.fsum(math.log(v) for v in values) / len(values))
+
+
+def autocorrelation(series: Array) -> float:
+    """Lag-1 autocorrelation of a series' ranks, which heavy tails leave alone; 0 for a constant series."""
+    ranks = np.argsort(np.argsort(series)).astype(float)
+    centred = ranks - ranks.mean()
+    power = float(centred @ centred)
+    return float(centred[1:] @ centred[:-1]) / power if np.ptp(series) > 0 else 0.0
+
+
+def block_length(series: Array) -> int:
+    """Rounds per bootstrap block: twice Andrews' (1991) rule for an AR(1) of the series' own autocorrelation.
+
+    His rule minimises the error of the variance; an interval that covers wants longer blocks (Sun, Phillips and Jin
+    2008). At least n^(1/3), at most n / 4, so that there is always something to resample.
+    """
+    n = series.size
+    # The sample autocorrelation of a short series is biased towards zero by about (1 + 3ρ) / n (Kendall 1954).
+    rho = autocorrelation(series)
+    rho = min(max(rho + (1 + 3 * rho) / n, 0.0), 0.97)
+    andrews = 2 * 1.1447 * (4 * rho**2 / (1 - rho**2) ** 2 * n) ** (1 / 3)
+    return int(np.clip(round(max(andrews, n ** (1 / 3))), 1, n // 4))
+
+
+def _circular_blocks(rounds: int, block: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """(RESAMPLES, rounds) indices of rounds, in blocks of neighbours that wrap around the end."""
+    count = -(-rounds // block)
+    starts = generator.integers(rounds, size=(RESAMPLES, count, 1))
+    picks = (starts + np.arange(block)) % rounds
+    return picks.reshape(RESAMPLES, -1)[:, :rounds]
+
+
+def _small_sample_factor(blocks: float) -> float:
+    """By how much percentiles of few blocks are too narrow: Student's t over the normal, and √(m / (m - 1))."""
+    z, freedom = NormalDist().inv_cdf((1 + LEVEL) / 2), max(blocks - 1, 1.0)
+    # Student's quantile by the Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5).
+    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    return t / z * math.sqrt(blocks / max(blocks - 1, 1.0))
+
+
+def noise_warning(ratio: Ratio, control: Ratio | None = None) -> str | None:
+    """Why a reported difference is not to be trusted, in one line; None if it is.
+
+    Args:
+        ratio: The difference reported.
+        control: The ratio of two identical contenders of the same run, whose truth is 1.
+    """
+    difference = abs(math.log(ratio.value))
+    if math.isnan(ratio.low):
+        return f"fewer than {MIN_ROUNDS} rounds: no interval"
+    if ratio.low <= 1 <= ratio.high:
+        return f"a difference of {_percent(difference)} is within the noise: interval {ratio.low:.3f} to {ratio.high:.3f}"
+    if control is not None and not math.isnan(control.low):
+        floor = max(abs(math.log(control.low)), abs(math.log(control.high)))
+        if floor >= difference:
+            return f"two identical networks differ by up to {_percent(floor)} here, more than the {_percent(difference)} reported"
+    return None
+
+
+def _percent(log_difference: float) -> str:
+    return f"{100 * math.expm1(log_difference):.1f} %"

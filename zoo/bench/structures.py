@@ -1,0 +1,163 @@
+"""The structures a network is timed in: what a user has today, train, train with BatchNorms folded, deployed.
+
+peer      timm's own network after its own conversion, or the official one's: what a user gets without us
+train     every branch and every BatchNorm
+folded    every branch, but each convolution with its BatchNorm folded in, as ONNX Runtime does to an exported
+          train structure: what folding alone gives, before any re-parameterization
+deployed  one convolution per block, all BatchNorms folded
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections import OrderedDict
+
+import timm
+import torch
+from timm.utils.model import reparameterize_model
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from zoo.export.compile import deployed_network
+from zoo.registry import create_model
+from zoo.reparam.algebra import AffineKernel, ConvSpec
+from zoo.reparam.block import MultiBranchConv2d, conv_of
+from zoo.reparam.deploy import deploy, fold_conv_norm
+from zoo.reparam.fold import NORM_LAYERS, activation_of, fold
+from zoo.reparam.pairs import conv_norm_pairs
+
+STRUCTURES = ("peer", "train", "folded", "deployed")
+
+PEERS = {
+    # Official converter → what it leaves behind. timm's converters fold blocks only.
+    r"(repvgg_[ab]\d(?:g4)?|repvgg_d2se|mobileone_s\d)": r"timm/\1",
+    r"timm/.*": r"\g<0>",
+}
+"""Registry name (whole, as a pattern) → the network a user has today, in timm."""
+
+
+def peer_name(model: str) -> str | None:
+    """timm's network of the same architecture; None where timm has none (ACNet, DBB: see `build_structures`)."""
+    if match := re.fullmatch(r"repghostnet_(\d+\.\d+)x", model):
+        return f"timm/repghostnet_{round(100 * float(match[1])):03d}"
+    for pattern, name in PEERS.items():
+        if match := re.fullmatch(pattern, model):
+            return match.expand(name)
+    return None
+
+
+def build_structures(
+    model: str, structures: list[str], example: Tensor, *, checkpoint: str | None = None
+) -> dict[str, nn.Module]:
+    """A registered or foreign network in some of `STRUCTURES`, in eval mode, weights shared by none.
+
+    Without a checkpoint the weights are random and the BatchNorm statistics those of one random batch, so that no
+    map vanishes or overflows on its way through the network.
+
+    Args:
+        model: Any name that `zoo.create_model` takes.
+        structures: Names in `STRUCTURES`. A foreign network without branches has no `train` structure of its own:
+            its `train`, `folded` and `deployed` differ by folded BatchNorms only.
+        example: (N, C, H, W), what the network will be timed on.
+        checkpoint: Weights to load into all but `peer`.
+
+    Raises:
+        ValueError: Unknown model or structure.
+    """
+    for structure in structures:
+        if structure not in STRUCTURES:
+            raise ValueError(f"unknown structure {structure!r}: known are {', '.join(STRUCTURES)}")
+    torch.manual_seed(0)
+    train = create_model(model, checkpoint=checkpoint).eval()
+    if checkpoint is None:
+        settle_norms(train, example)
+    makers = {
+        "peer": lambda: peer(model, train, example),
+        "train": lambda: train,
+        "folded": lambda: fold_branches(train, example),
+        "deployed": lambda: deployed_network(train, example),
+    }
+    return {structure: makers[structure]().to(example.device) for structure in structures}
+
+
+def peer(model: str, train: nn.Module, example: Tensor) -> nn.Module:
+    """What a user has today for a network.
+
+    timm's own after `reparameterize_model` where timm has it. Else what the official converter makes of `train`:
+    DBB's folds every convolution's BatchNorm, ACNet's only those inside its blocks.
+    """
+    name = peer_name(model)
+    if name is None:
+        return deploy(train, example, fold_norms=not model.startswith("acnet"), verify=False)
+    network = timm.create_model(name.removeprefix("timm/")).eval()
+    settle_norms(network, example)
+    return reparameterize_model(network)
+
+
+@torch.no_grad()
+def settle_norms(model: nn.Module, example: Tensor) -> None:
+    """Set every BatchNorm's running statistics to those of one small random batch, in place."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    side = min(64, example.shape[-1])
+    images = torch.randn(4, example.shape[1], side, side, device=example.device)
+    model.train()(images)
+    model.eval()
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+@torch.no_grad()
+def fold_branches(model: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of a network whose blocks keep their branches and whose convolutions have taken in their BatchNorms.
+
+    A BatchNorm that follows no convolution (identity and average-pooling branches) stays, as it does in ONNX Runtime.
+    """
+    folded = copy.deepcopy(model)
+    for module in folded.modules():
+        if isinstance(module, MultiBranchConv2d):
+            for name, branch in module.branches.items():
+                module.branches[name] = fold_chain(branch)
+    for conv_name, norm_name in conv_norm_pairs(folded, example).items():
+        conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
+        if isinstance(conv, nn.Conv2d):
+            kernel = fold_conv_norm(conv, norm)
+            conv.weight = nn.Parameter(kernel.weight.to(conv.weight.dtype))
+            conv.bias = nn.Parameter(kernel.bias.to(conv.weight.dtype))
+            folded.set_submodule(norm_name, activation_of(norm))
+    return folded
+
+
+def fold_chain(branch: nn.Module) -> nn.Module:
+    """A branch with each convolution and the BatchNorm right behind it as one convolution."""
+    if not isinstance(branch, nn.Sequential):
+        return branch
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for name, layer in branch.named_children():
+        previous = next(reversed(layers), None)
+        before = layers[previous] if previous is not None else None
+        if isinstance(before, nn.Conv2d) and isinstance(layer, NORM_LAYERS):
+            assert previous is not None
+            kernel = fold(nn.Sequential(before, layer), before.in_channels, before.weight.device)
+            layers[previous] = _conv(kernel, before.weight.dtype)
+        else:
+            layers[name] = layer
+    return nn.Sequential(layers)
+
+
+def _conv(kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv2d:
+    left, right, top, bottom = kernel.padding
+    assert (left, top) == (right, bottom)
+    spec = ConvSpec(
+        in_channels=kernel.in_channels,
+        out_channels=kernel.out_channels,
+        kernel_size=kernel.kernel_size,
+        stride=kernel.stride,
+        padding=(top, left),
+        dilation=kernel.dilation,
+        groups=kernel.groups,
+    )
+    return conv_of(spec, kernel, dtype)

@@ -1,0 +1,206 @@
+"""The timing loop: contenders in turn, A B C A B C …, after a warm-up until stable, within a bound of time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+Call = Callable[[], object]
+
+_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+
+MIN_SAMPLE = 2e-3
+"""Seconds a sample lasts at least; faster calls are repeated inside it, so that the clock's cost does not count."""
+
+
+class Clock(Protocol):
+    """How long a number of calls takes, in seconds."""
+
+    def time(self, call: Call, number: int) -> float: ...
+
+
+class HostClock:
+    """The wall clock: right for engines that return when the work is done (everything on the CPU)."""
+
+    def time(self, call: Call, number: int) -> float:
+        start = time.perf_counter()
+        for _ in range(number):
+            call()
+        return time.perf_counter() - start
+
+
+class CudaClock:
+    """CUDA events around the calls, on the current stream.
+
+    A kernel launch returns before its kernel ran, so the wall clock would time the launches. The device is idle when
+    the first event is recorded, and `elapsed_time` is asked only after the second one has happened.
+    """
+
+    def __init__(self, cuda: Any = torch.cuda) -> None:
+        self.cuda = cuda
+
+    def time(self, call: Call, number: int) -> float:
+        start, end = (self.cuda.Event(enable_timing=True) for _ in range(2))
+        self.cuda.synchronize()
+        start.record()
+        for _ in range(number):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1000  # milliseconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long to measure."""
+
+    rounds: int = 50
+    """Samples per contender, at most."""
+    seconds: float = 60.0
+    """Bound on the rounds of one group of contenders; at least one round is always run."""
+    warmup_seconds: float = 3.0
+    """Bound on each contender's warm-up, which ends earlier once its times are stable."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"{self.rounds} rounds measure nothing: give --rounds 1 or more")
+        if self.seconds <= 0 or self.warmup_seconds < 0:
+            raise ValueError(
+                f"a time bound must be positive: seconds={self.seconds}, warm-up={self.warmup_seconds}"
+            )
+
+
+@dataclass(kw_only=True)
+class Warmup:
+    """How many calls a warm-up took, whether they became stable, and the time of one call in seconds."""
+
+    calls: int
+    stable: bool
+    seconds_per_call: float
+
+
+@dataclass(kw_only=True)
+class Timings:
+    """What the loop measured. Entry i of every list comes from round i, so that samples are paired.
+
+    Attributes:
+        samples: Contender → seconds per call, one per round.
+        other_cpu: Contender → mean number of CPUs that other processes kept busy during the sample; NaN if unknown.
+        calls: Contender → calls per sample (its inner loop).
+        stable: Contender → whether its warm-up became stable.
+    """
+
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    other_cpu: dict[str, list[float]] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
+    stable: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def rounds(self) -> int:
+        return min((len(s) for s in self.samples.values()), default=0)
+
+
+def warm_up(call: Call, clock: Clock, seconds: float) -> Warmup:
+    """Call until two neighbouring triples of calls agree within 5 % (median), or the time is over.
+
+    The first call compiles, allocates and fills caches; it is never part of the judgement.
+    """
+    deadline = time.perf_counter() + seconds
+    clock.time(call, 1)
+    times = [clock.time(call, 1)]
+    while True:
+        if len(times) >= 6:
+            before, after = float(np.median(times[-6:-3])), float(np.median(times[-3:]))
+            if abs(after - before) <= 0.05 * before:
+                return Warmup(calls=len(times) + 1, stable=True, seconds_per_call=after)
+        if time.perf_counter() >= deadline:
+            return Warmup(calls=len(times) + 1, stable=False, seconds_per_call=float(np.median(times[-3:])))
+        times.append(clock.time(call, 1))
+
+
+def interleave(
+    contenders: Mapping[str, Call],
+    plan: Plan,
+    *,
+    clock: Clock | None = None,
+    on_round: Callable[[int], None] = lambda done: None,
+) -> Timings:
+    """Time contenders in rounds, one sample of each per round.
+
+    Args:
+        contenders: Name → what to call. All stay alive together: they must fit in memory at once.
+        plan: Rounds and time bounds.
+        clock: `HostClock` unless given; `CudaClock` for work on a GPU.
+        on_round: Told the number of finished rounds (progress bars).
+
+    Raises:
+        ValueError: No contenders.
+    """
+    if not contenders:
+        raise ValueError("nothing to time")
+    clock = clock or HostClock()
+    timings = Timings()
+    for name, call in contenders.items():
+        warmed = warm_up(call, clock, plan.warmup_seconds)
+        timings.stable[name] = warmed.stable
+        timings.calls[name] = max(1, round(MIN_SAMPLE / max(warmed.seconds_per_call, 1e-9)))
+        timings.samples[name], timings.other_cpu[name] = [], []
+
+    for done in _rounds(plan):
+        for name, call in contenders.items():
+            before = cpu_times()
+            elapsed = clock.time(call, timings.calls[name])
+            timings.other_cpu[name].append(other_cpus(before, cpu_times()))
+            timings.samples[name].append(elapsed / timings.calls[name])
+        on_round(done)
+    return timings
+
+
+def _rounds(plan: Plan) -> Iterator[int]:
+    """1, 2, 3, … until the plan's rounds are done or its time is over, whole rounds only."""
+    start = time.perf_counter()
+    for done in range(1, plan.rounds + 1):
+        yield done
+        spent = time.perf_counter() - start
+        if spent + spent / done > plan.seconds:
+            return
+
+
+@dataclass(frozen=True)
+class CpuTimes:
+    """Seconds since boot (machine) or start (own process), and when they were read."""
+
+    machine_busy: float
+    own: float
+    at: float
+
+
+def cpu_times(stat: Path = Path("/proc/stat")) -> CpuTimes | None:
+    """What all CPUs and what this process have worked so far; None where there is no /proc/stat."""
+    try:
+        fields = stat.read_text().split("\n", 1)[0].split()[1:]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, *rest = (int(f) for f in fields)
+    # Guests are counted in `user` already; stolen time is other machines' work on our CPUs.
+    steal = rest[0] if rest else 0
+    busy = (user + nice + system + irq + softirq + steal) / _TICKS
+    return CpuTimes(machine_busy=busy, own=time.process_time(), at=time.perf_counter())
+
+
+def other_cpus(before: CpuTimes | None, after: CpuTimes | None) -> float:
+    """Mean number of CPUs that others kept busy between two readings; NaN if unknown.
+
+    /proc/stat counts in ticks of 10 ms, so a short sample's figure is coarse; the mean over a run is not.
+    """
+    if before is None or after is None or after.at <= before.at:
+        return float("nan")
+    others = (after.machine_busy - before.machine_busy) - (after.own - before.own)
+    return others / (after.at - before.at)
