@@ -83,9 +83,7 @@ class Case:
         }
 
 
-def cases(
-    engines: Sequence[str], layouts: Sequence[str], batch_sizes: Sequence[int], threads: int
-) -> Iterator[Case]:
+def cases(engines: Sequence[str], layouts: Sequence[str], batch_sizes: Sequence[int], threads: int) -> Iterator[Case]:
     """Every stage at every batch size, per engine and layout."""
     for engine, layout, batch, shape in itertools.product(engines, layouts, batch_sizes, SHAPES):
         yield Case(shape=shape, batch_size=batch, engine=engine, layout=layout, threads=threads)
@@ -130,26 +128,20 @@ def _map(case: Case, channels: int) -> Tensor:
 
 def measure_modules(shape: Shape, batch_size: int, engine: str, threads: int, plan: Plan) -> Row:
     """timm's Ghost module (concat) against RepGhost's (add) of the same input and output width, both deployed."""
-    row = {
-        **Case(shape=shape, batch_size=batch_size, engine=engine, layout="", threads=threads).row("module")
-    }
+    row = {**Case(shape=shape, batch_size=batch_size, engine=engine, layout="", threads=threads).row("module")}
     images = torch.randn(batch_size, shape.inputs, shape.side, shape.side)
 
     def calls() -> Calls:
         modules = {"concat": GhostModule, "add": RepGhostModule}
         return {
-            name: _on_engine(
-                _prepared(make(shape.inputs, 2 * shape.channels), images), engine, images, threads
-            )
+            name: _on_engine(_prepared(make(shape.inputs, 2 * shape.channels), images), engine, images, threads)
             for name, make in modules.items()
         }
 
     return _measure_pair(row, calls, plan, engine)
 
 
-def measure_networks(
-    width: float, batch_size: int, img_size: int, engine: str, threads: int, plan: Plan
-) -> Row:
+def measure_networks(width: float, batch_size: int, img_size: int, engine: str, threads: int, plan: Plan) -> Row:
     """timm's GhostNet against RepGhostNet of the same width multiplier, deployed, on the same engine."""
     row: Row = {"comparison": "network", "stage": f"{width:.1f}x", "side": img_size, "batch_size": batch_size}
     row |= {"engine": engine, "layout": "", "threads": threads}
@@ -157,9 +149,7 @@ def measure_networks(
 
     def calls() -> Calls:
         names = {"concat": f"timm/ghostnet_{round(100 * width):03d}", "add": f"repghostnet_{width:.1f}x"}
-        networks = {
-            key: build_structures(name, ["deployed"], images)["deployed"] for key, name in names.items()
-        }
+        networks = {key: build_structures(name, ["deployed"], images)["deployed"] for key, name in names.items()}
         return {key: _on_engine(network, engine, images, threads) for key, network in networks.items()}
 
     return _measure_pair(row, calls, plan, engine)

@@ -68,9 +68,7 @@ def openvino(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = (
-        ov.Core().compile_model(model, "CPU", {**config, "ENABLE_CPU_PINNING": False}).create_infer_request()
-    )
+    request = ov.Core().compile_model(model, "CPU", {**config, "ENABLE_CPU_PINNING": False}).create_infer_request()
     inputs = {0: a.numpy(), 1: b.numpy()}
     return lambda: request.infer(inputs, share_inputs=True, share_outputs=True)
 

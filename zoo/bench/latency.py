@@ -218,9 +218,7 @@ def _eager_nchw(network: nn.Module) -> Run:
 def _engine_errors() -> tuple[type[BaseException], ...]:
     """What an engine raises for a combination it cannot do; ONNX Runtime's errors derive from Exception alone."""
     state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
-    own = (
-        [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)] if state else []
-    )
+    own = [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)] if state else []
     return (RuntimeError, ValueError, TypeError, MemoryError, *own)
 
 
@@ -257,9 +255,7 @@ def _figures(timings: Timings, name: str, reference: str, row: Row, peaks: dict[
         gemm = peaks.get(f"gemm_{chosen}")
         figures["macs_per_s"] = row["macs"] / summary.median
         figures["share_of_gemm_peak"] = figures["macs_per_s"] / gemm if gemm else None
-        figures["share_of_bandwidth"] = (
-            row["bytes"] / summary.median / peaks["triad"] if "triad" in peaks else None
-        )
+        figures["share_of_bandwidth"] = row["bytes"] / summary.median / peaks["triad"] if "triad" in peaks else None
     if name != reference and name != CONTROL:
         control = timings.samples.get(CONTROL)
         figures["warning"] = noise_warning(
@@ -274,16 +270,13 @@ def geometric_means(rows: Sequence[Row]) -> list[Row]:
     Only combinations that every model and setting has are averaged, so that no mean leaves a slow network out.
     """
     cells = {_cell(row) for row in rows if row["structure"] != CONTROL}
-    kinds = dict.fromkeys(
-        (r["structure"], r["engine"], r["precision"]) for r in rows if r["structure"] != CONTROL
-    )
+    kinds = dict.fromkeys((r["structure"], r["engine"], r["precision"]) for r in rows if r["structure"] != CONTROL)
     means = []
     for structure, engine, precision in kinds:
         mine = [
             r
             for r in rows
-            if (r["structure"], r["engine"], r["precision"]) == (structure, engine, precision)
-            and r["status"] == "ok"
+            if (r["structure"], r["engine"], r["precision"]) == (structure, engine, precision) and r["status"] == "ok"
         ]
         if {_cell(row) for row in mine} == cells:
             speedups: list[Any] = [row["speedup"]["value"] for row in mine]

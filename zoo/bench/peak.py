@@ -18,9 +18,7 @@ TRIAD_ELEMENTS = 16 * 2**20
 """64 MB of float32 per array: three of them are past every cache."""
 
 
-def gemm_peak(
-    precision: str, device: torch.device, *, size: int = GEMM_SIZE, seconds: float = 0.5
-) -> float | None:
+def gemm_peak(precision: str, device: torch.device, *, size: int = GEMM_SIZE, seconds: float = 0.5) -> float | None:
     """Best multiply-accumulates per second of a square matrix product; None where torch has no such product.
 
     Args:
@@ -63,9 +61,7 @@ def triad_bandwidth(device: torch.device, *, elements: int = TRIAD_ELEMENTS, sec
 
 def measure_peaks(precisions: list[str], device: torch.device, *, seconds: float = 0.5) -> dict[str, float]:
     """`gemm_<precision>` in MACs/s for each precision that there is, and `triad` in bytes/s."""
-    peaks = {
-        f"gemm_{p}": peak for p in precisions if (peak := gemm_peak(p, device, seconds=seconds)) is not None
-    }
+    peaks = {f"gemm_{p}": peak for p in precisions if (peak := gemm_peak(p, device, seconds=seconds)) is not None}
     return peaks | {"triad": triad_bandwidth(device, seconds=seconds)}
 
 

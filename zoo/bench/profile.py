@@ -162,8 +162,6 @@ def _rows(recorder: Recorder, kept: int) -> Iterator[Row]:
         if not inner:
             kinds[kind_of(module)] = [sum(pair) for pair in zip(kinds[kind_of(module)], seconds, strict=True)]
     layers = [sum(calls) for calls in zip(*kinds.values(), strict=True)] or [0.0] * kept
-    outside = [
-        max(total - part, 0.0) for total, part in zip(recorder.seconds[""][-kept:], layers, strict=True)
-    ]
+    outside = [max(total - part, 0.0) for total, part in zip(recorder.seconds[""][-kept:], layers, strict=True)]
     for kind, seconds in [*kinds.items(), (OUTSIDE, outside)]:
         yield row("kind", kind, kind, seconds)

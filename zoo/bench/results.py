@@ -59,7 +59,5 @@ def read(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path}: not a readable result file ({error})") from None
     if not isinstance(result, dict) or result.get("schema") != SCHEMA or "kind" not in result:
-        raise ValueError(
-            f"{path}: not a result of benchmark.py (schema {SCHEMA}); write one with --results-file"
-        )
+        raise ValueError(f"{path}: not a result of benchmark.py (schema {SCHEMA}); write one with --results-file")
     return result

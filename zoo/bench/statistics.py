@@ -167,11 +167,13 @@ def noise_warning(ratio: Ratio, control: Ratio | None = None) -> str | None:
     if math.isnan(ratio.low):
         return f"fewer than {MIN_ROUNDS} rounds: no interval"
     if ratio.low <= 1 <= ratio.high:
-        return f"a difference of {_percent(difference)} is within the noise: interval {ratio.low:.3f} to {ratio.high:.3f}"
+        return f"{_percent(difference)} is within the noise: interval {ratio.low:.3f} to {ratio.high:.3f}"
     if control is not None and not math.isnan(control.low):
         floor = max(abs(math.log(control.low)), abs(math.log(control.high)))
         if floor >= difference:
-            return f"two identical networks differ by up to {_percent(floor)} here, more than the {_percent(difference)} reported"
+            return (
+                f"two identical networks differ by up to {_percent(floor)} in this run, this by {_percent(difference)}"
+            )
     return None
 
 

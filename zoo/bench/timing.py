@@ -72,9 +72,7 @@ class Plan:
         if self.rounds < 1:
             raise ValueError(f"{self.rounds} rounds measure nothing: give --rounds 1 or more")
         if self.seconds <= 0 or self.warmup_seconds < 0:
-            raise ValueError(
-                f"a time bound must be positive: seconds={self.seconds}, warm-up={self.warmup_seconds}"
-            )
+            raise ValueError(f"a time bound must be positive: seconds={self.seconds}, warm-up={self.warmup_seconds}")
 
 
 @dataclass(kw_only=True)

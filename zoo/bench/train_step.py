@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -97,9 +98,7 @@ class Step:
         seconds: (forward, backward, optimizer) of every call.
     """
 
-    def __init__(
-        self, network: nn.Module, contender: Contender, batch_size: int, img_size: int, device: str
-    ) -> None:
+    def __init__(self, network: nn.Module, contender: Contender, batch_size: int, img_size: int, device: str) -> None:
         layout = LAYOUTS[contender.layout]
         self.network = network.to(device=device, memory_format=layout).train()  # pyright: ignore[reportCallIssue]
         images = torch.randn(batch_size, 3, img_size, img_size, device=device)
@@ -118,9 +117,7 @@ class Step:
         marks.append(self._now())
         self.optimizer.step()
         marks.append(self._now())
-        forward, backward, optimizer = (
-            after - before for before, after in zip(marks, marks[1:], strict=False)
-        )
+        forward, backward, optimizer = (after - before for before, after in itertools.pairwise(marks))
         self.seconds.append((forward, backward, optimizer))
 
     def forward(self) -> torch.Tensor:
@@ -200,9 +197,7 @@ def measure_model(
     return rows
 
 
-def _figures(
-    rows: Sequence[Row], contenders: Sequence[Contender], steps: dict[str, Step], timings: Timings
-) -> None:
+def _figures(rows: Sequence[Row], contenders: Sequence[Contender], steps: dict[str, Step], timings: Timings) -> None:
     reference = next(iter(steps))
     for contender, row in zip(contenders, rows, strict=True):
         if row["status"] != "ok":
