@@ -55,8 +55,7 @@ class ConvSpec:
             object.__setattr__(self, name, to_pair(getattr(self, name)))
         if self.in_channels % self.groups or self.out_channels % self.groups:
             raise ValueError(
-                f"groups={self.groups} must divide in_channels={self.in_channels} "
-                f"and out_channels={self.out_channels}"
+                f"groups={self.groups} must divide in_channels={self.in_channels} and out_channels={self.out_channels}"
             )
 
     @classmethod
