@@ -1,7 +1,7 @@
 """Flags and YAML → the dataclasses of `zoo.engine.config`.
 
-Order of precedence: defaults, then the files of `--config` from left to right, then flags. Every mistake is one
-line that names the file (or the command line), the key and the nearest key that exists, with exit code 2.
+Order of precedence: defaults, then the files of `--config` from left to right, then flags. Every mistake is
+one line that names the file (or the command line), the key and the nearest key that exists; exit code 2.
 """
 
 import dataclasses
@@ -23,10 +23,10 @@ COMMAND_LINE = "command line"
 
 
 def parse(config_class: type[Config], argv: list[str], prog: str, description: str = "") -> Config:
-    """Read `argv` (flags with dashes or underscores, `--config FILE` any number of times) into `config_class`.
+    """Read `argv` (flags with dashes or underscores, any number of `--config FILE`) into `config_class`.
 
     Args:
-        config_class: a dataclass whose fields are dataclasses of settings; setting names are unique over all of them.
+        config_class: a dataclass whose fields are dataclasses of settings, no two of the same name.
 
     Raises:
         UsageError: unknown key, wrong type, value out of range, unreadable file.
@@ -98,7 +98,7 @@ def _take_config_files(argv: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _normalise_flags(argv: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Spell every flag with dashes and every list with brackets; the names of the settings that were given."""
+    """Every flag with dashes, every list with brackets; and the names of the settings that were given."""
     spelled, given, name = [], [], ""
     for arg in argv:
         if arg.startswith("--"):

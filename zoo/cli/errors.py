@@ -14,9 +14,9 @@ class UsageError(ValueError):
 def report(program: str, body: Callable[[], int]) -> int:
     """Run a command; what it raises on purpose becomes one line `program: error: …` on stderr.
 
-    ValueError and FileNotFoundError are the user's (exit code 2); other OSErrors, our own RuntimeErrors and memory
-    that runs out are mishaps (1); an interrupted run exits with 128 + signal. Anything else is a bug of ours and
-    keeps its traceback, as everything does with ZOO_TRACEBACK=1.
+    ValueError and FileNotFoundError are the user's (exit code 2); other OSErrors, our own RuntimeErrors and
+    memory that runs out are mishaps (1); an interrupted run exits with 128 + signal. Anything else is a bug
+    of ours and keeps its traceback, as everything does with ZOO_TRACEBACK=1.
     """
     try:
         return body()

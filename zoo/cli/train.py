@@ -45,7 +45,7 @@ def _main(argv: list[str]) -> int:
 def time_structures(
     networks: "dict[str, nn.Module]", example: "Tensor", batch_sizes: tuple[int, ...] = (1, 8)
 ) -> list[dict[str, Any]]:
-    """Latency of the structures in turn, a few seconds in all: one row per batch size, milliseconds per batch.
+    """Latency of the structures in turn, a few seconds in all: a row per batch size, milliseconds per batch.
 
     `speedup` is the median over rounds of train / deployed. `benchmark.py latency` measures thoroughly.
     """

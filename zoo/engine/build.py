@@ -1,7 +1,6 @@
 """From a configuration to the objects of a run: network, datasets, loaders."""
 
 import dataclasses
-import logging
 from typing import Any
 
 import torch
@@ -24,14 +23,15 @@ from zoo.data import (
 from zoo.engine.config import AugmentConfig, DataConfig, ModelConfig, TrainConfig, ValidateConfig
 from zoo.engine.distributed import Processes
 
-logger = logging.getLogger(__name__)
+STREAMS = ("wds/", "hfid", "tfds")
 
 
 def open_dataset(config: DataConfig, train: bool) -> Any:
     """The training or validation set, thinned to the number of samples asked for."""
     split = config.train_split if train else config.val_split
     limit = config.train_num_samples if train else config.val_num_samples
-    dataset = create_dataset(config.dataset, config.data_dir, split)
+    stream = {"is_training": train, "batch_size": config.batch_size} if config.dataset[:4] in STREAMS else {}
+    dataset = create_dataset(config.dataset, config.data_dir, split, **stream)
     if limit is None:
         return dataset
     if not isinstance(dataset, ImageSet):
@@ -52,6 +52,8 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
 
     Raises: ValueError or OSError for an unknown name, an unknown argument, or unfit weights.
     """
+    if config.model is None:
+        raise ValueError("model: give --model, or a recipe with --config (try --config quickstart)")
     try:
         return zoo.create_model(
             config.model,
@@ -79,8 +81,9 @@ def train_size(data: DataConfig, network: nn.Module) -> int:
 
 
 def eval_transform(data: DataConfig, network: nn.Module, distort: str = "none") -> EvalTransform:
-    """Test-time preprocessing: the configuration's, where that is silent the network's (its test size if it has one)."""
+    """Test-time preprocessing: the configuration's; where that is silent, the network's, at its test size."""
     own = preprocessing(network)
+    colours: dict[str, Any] = {key: tuple(own[key]) for key in ("mean", "std") if key in own}
     size, crop_pct = data.eval_img_size or data.img_size, own.get("crop_pct", 0.875)
     if size is None:
         size = own.get("test_input_size", own.get("input_size", (3, 224, 224)))[-1]
@@ -90,7 +93,7 @@ def eval_transform(data: DataConfig, network: nn.Module, distort: str = "none") 
         crop_pct=data.crop_pct or crop_pct,
         interpolation=data.interpolation or own.get("interpolation", "bilinear"),
         distort=distort,
-        **{key: tuple(own[key]) for key in ("mean", "std") if key in own},
+        **colours,
     )
 
 
@@ -105,7 +108,7 @@ def train_transform(data: DataConfig, augment: AugmentConfig, network: nn.Module
         ratio=_pair("ratio", augment.ratio),
         hflip=augment.hflip,
         vflip=augment.vflip,
-        color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter) or None,
+        color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter),
         aa=augment.aa,
         reprob=augment.reprob,
         remode=augment.remode,
@@ -122,7 +125,7 @@ def _pair(key: str, values: list[float]) -> tuple[float, float]:
 
 
 def settings_at(config: TrainConfig, epoch: int) -> tuple[DataConfig, AugmentConfig]:
-    """Training data and augmentation in force in an epoch: `progressive` and `mixup_off_epoch` change them."""
+    """Training data and augmentation of an epoch: `progressive` and `mixup_off_epoch` change them."""
     data, augment = config.data, config.augment
     changeable = {setting.name for setting in dataclasses.fields(augment)} - {"progressive"} | {"img_size"}
     for start, changes in sorted(augment.progressive.items()):

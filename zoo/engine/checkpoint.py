@@ -1,24 +1,38 @@
 """The state of a run on disk: whole at any moment, the previous one kept, readable without trusting it."""
 
+import json
 import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from zoo.atomic import atomic_write
 
 VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
-KEYS = {"version", "model", "num_classes", "config", "state_dict", "state_dict_ema", "optimizer", "scaler", "progress"}
+KEYS = {
+    "version",
+    "model",
+    "num_classes",
+    "config",
+    "progress",
+    "optimizer",
+    "scaler",
+    "state_dict",
+    "state_dict_ema",
+}
+UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError)
+"""What torch.load raises on bytes that are no checkpoint."""
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
     """Write `last.pt`; what was `last.pt` becomes `previous.pt`.
 
-    The new file is complete and on the disk before it takes the name, so whenever the process dies, `last.pt` is
-    whole. Raises: OSError naming the file (disk full, …); `last.pt` is then as it was.
+    The new file is complete and on the disk before it takes the name, so whenever the process dies, `last.pt`
+    is whole. Raises: OSError naming the file (disk full, …); `last.pt` is then as it was.
     """
     last = folder / LAST
     with atomic_write(last) as temporary:
@@ -43,7 +57,7 @@ def load(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not a checkpoint of a run, or damaged; the message names `previous.pt` if that is there.
+        ValueError: it is damaged, or no checkpoint of a run; the message names `previous.pt` if there.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
@@ -51,7 +65,7 @@ def load(path: Path) -> dict[str, Any]:
     remedy = f"; continue with --resume {previous}" if path.name == LAST and previous.exists() else ""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0][:120]}){remedy}") from error
     if not isinstance(state, dict) or KEYS - state.keys():
         raise ValueError(f"{path}: not a checkpoint of a training run (weights to start from go to --checkpoint)")
@@ -61,3 +75,38 @@ def load(path: Path) -> dict[str, Any]:
 def newest(folder: Path) -> Path | None:
     """The last checkpoint of the run in a folder, if there is one."""
     return folder / LAST if (folder / LAST).is_file() else None
+
+
+def is_run(path: Path) -> bool:
+    """Whether a file is a checkpoint of a run (and not mere weights)."""
+    return path.suffix == ".pt" and not KEYS - _keys(path)
+
+
+def _keys(path: Path) -> set[str]:
+    try:
+        state = torch.load(path, map_location="meta", weights_only=True)
+    except UNREADABLE:
+        return set()
+    return set(state) if isinstance(state, dict) else set()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file of ours says of its network and images: `model` and `data` settings; else nothing."""
+    if is_run(path):
+        saved = load(path)
+        return {
+            "model": {**saved["config"]["model"], "num_classes": saved["num_classes"]},
+            "data": saved["config"]["data"],
+        }
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get("zoo", "{}")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
+    about = json.loads(text)
+    if "model" not in about:
+        return {}
+    model = {key: about[key] for key in ("model", "num_classes", "model_kwargs", "block") if key in about}
+    return {"model": model, "data": about.get("data", {})}

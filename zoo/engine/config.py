@@ -1,8 +1,8 @@
 """Everything a training or validation run can be told: one keyword-only dataclass per concern.
 
-The field names are the YAML keys and (with dashes) the flags; the docstring under a field is its `--help`; the
-bounds are checked by `zoo.cli.config`. Nothing here imports torch, so `--help` stays quick. Flags have timm's names
-where timm has one.
+The field names are the YAML keys and (with dashes) the flags; the docstring under a field is its `--help`;
+the bounds are checked by `zoo.cli.config`. Nothing here imports torch, so `--help` stays quick. Flags have
+timm's names where timm has one.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ def bounded(default: Any, low: float | None = None, high: float | None = None) -
 class ModelConfig:
     """The network."""
 
-    model: str = "repvgg_a0"
-    """registered name, or timm/NAME, torchvision/NAME"""
+    model: str | None = None
+    """registered name, or timm/NAME, torchvision/NAME; a checkpoint of ours knows its own"""
     checkpoint: str | None = None
     """file of weights to start from (train) or to judge (validate), any known layout"""
     pretrained: bool = False
@@ -114,8 +114,9 @@ class AugmentConfig:
 class OptimConfig:
     """The optimiser and which parameter gets what.
 
-    A selector in `no_decay` and `lr_scale` is `bias` (every parameter of that name), `norm` (everything in a
-    normalisation layer), `1d` (everything of at most one dimension) or a shell pattern over the parameter's name.
+    A selector in `no_decay`, `lr_scale` and `freeze` is `bias` (every parameter of that name), `norm`
+    (everything in a normalisation layer), `1d` (everything of at most one dimension) or a shell pattern over
+    the name.
     """
 
     opt: str = "sgd"
@@ -185,7 +186,7 @@ class HardwareConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""
     amp_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """autocast precision; auto is bfloat16 where the hardware computes in it and the network gains, else float32"""
+    """autocast precision; auto: bfloat16 where the hardware computes in it and the network gains by it"""
     channels_last: bool = True
     """NHWC memory layout"""
     sync_bn: bool = False

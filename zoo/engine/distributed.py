@@ -63,14 +63,21 @@ def joined(processes: Processes, device: torch.device, timeout: int) -> Iterator
         if not _is_lost_peer(error):
             raise
         raise WorkerLostError(
-            f"process {processes.rank}: another process of the run is gone ({str(error).splitlines()[0][:160]})"
+            f"process {processes.rank}: lost another process of the run ({str(error).splitlines()[0][:160]})"
         ) from error
     finally:
         dist.destroy_process_group()
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
-    signs = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "gloo", "NCCL")
+    signs = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Timed out waiting",
+        "Broken pipe",
+        "gloo",
+        "NCCL",
+    )
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
@@ -111,8 +118,8 @@ class _AllReduceSum(torch.autograd.Function):
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose training statistics are those of all processes' batches together.
 
-    torch's SyncBatchNorm refuses CPU tensors; this one lets the same recipe run (and be tested) over gloo. Mean first,
-    then the mean square distance from it, so that nothing cancels. Folds as any BatchNorm2d does.
+    torch's SyncBatchNorm refuses CPU tensors; this one lets the same recipe run (and be tested) over gloo.
+    Mean first, then the mean square distance from it, so that nothing cancels. Folds as any BatchNorm2d does.
     """
 
     def forward(self, input: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How good is a network: predictions over a whole set, each image exactly once however many processes share it."""
+"""Predictions of networks over a whole set, each image exactly once however many processes share it."""
 
 import contextlib
 import math
@@ -51,7 +51,7 @@ class Predictions:
         return torch.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
     def real_top1(self, labels: list[list[int]]) -> float:
-        """Top-1 in percent against ImageNet-ReaL (2006.07159): any of an image's labels counts, none: left out."""
+        """Top-1 in percent against ImageNet-ReaL (2006.07159): any of an image's labels; none, left out."""
         judged = [(int(c), labels[int(i)]) for i, c in zip(self.index, self.classes[:, 0], strict=True)]
         hits = [predicted in accepted for predicted, accepted in judged if accepted]
         return 100 * sum(hits) / max(len(hits), 1)

@@ -1,4 +1,4 @@
-"""The end of a training: raw and averaged weights in both structures, proven equal; the best one as a file."""
+"""The end of a training: raw and averaged weights in both structures, proven equal; the best as a file."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.atomic import atomic_write
 from zoo.data import EvalLoader
+from zoo.engine.build import eval_transform
 from zoo.engine.evaluate import evaluate
 from zoo.engine.state import RunState
 from zoo.engine.step import Run
@@ -35,7 +36,7 @@ class Trained:
 
 
 def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
-    """Deploy raw weights and their average with proof, evaluate all structures on the same images, write the file.
+    """Deploy raw weights and their average with proof, evaluate all on the same images, write the file.
 
     `deployed.safetensors` holds the better weights by top-1 (the average on a tie).
 
@@ -72,20 +73,25 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
         "deployed": str(path),
     }
     if run.processes.is_first:
+        cut = eval_transform(run.config.data, state.network)
         metadata = {
             "model": run.config.model.model,
             "model_kwargs": run.config.model.model_kwargs,
             "structure": "deployed",
             "weights": best,
             "num_classes": state.identity["num_classes"],
-            "img_size": example.shape[-1],
+            "block": run.config.model.block,
+            "data": {"img_size": cut.img_size, "crop_pct": cut.crop_pct, "interpolation": cut.interpolation},
             "top1": results["top1"],
             "report": reports[best].to_dict(),
         }
         write_deployed(path, networks[f"{best}/deployed"], metadata)
     logger.info("deployed, %d blocks proven equal: %s", len(reports[best].blocks), path)
     return Trained(
-        results=results, network=networks[f"{best}/train"], deployed=networks[f"{best}/deployed"], example=example[:1]
+        results=results,
+        network=networks[f"{best}/train"],
+        deployed=networks[f"{best}/deployed"],
+        example=example[:1],
     )
 
 

@@ -15,7 +15,7 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2,
 def keep_memory() -> bool:
     """Have glibc keep freed memory instead of returning every large tensor to the kernel; is that done now?
 
-    Each training step otherwise faults its activations in anew, page by page (RepVGG-A0: 226,000 faults per step).
+    Each training step otherwise faults its activations in anew, page by page (RepVGG-A0: 226,000 a step).
     Does nothing where the allocator is not glibc's or the user has set it by environment.
     """
     if sys.platform != "linux" or any(name in os.environ for name in ("MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")):
@@ -24,7 +24,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library
         return False
-    # M_MMAP_THRESHOLD is capped at 32 MiB, M_MMAP_MAX 0 has no such limit; one arena, as only the first can grow so.
+    # M_MMAP_THRESHOLD is capped at 32 MiB, M_MMAP_MAX 0 is not; one arena, as only the first can grow so.
     settings = {M_ARENA_MAX: 1, M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20}
     accepted = [mallopt(name, value) == 1 for name, value in settings.items()]
     return all(accepted)
@@ -58,8 +58,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 def choose_dtype(choice: str, device: torch.device, model: nn.Module) -> torch.dtype:
     """The autocast precision; float32 means no autocast.
 
-    `auto` is bfloat16 on GPUs that compute in it, and on CPUs with AMX for networks without depthwise convolutions
-    (measured: dense networks 2.4 times as fast, depthwise ones slower), else float32.
+    `auto` is bfloat16 on GPUs that compute in it, and on CPUs with AMX for networks without depthwise
+    convolutions (measured: dense networks 2.4 times as fast, depthwise ones slower), else float32.
     """
     if choice != "auto":
         return getattr(torch, choice)

@@ -32,7 +32,7 @@ def log_step(log: SummaryWriter, progress: Progress, loss: float, lr: float) -> 
 
 
 def log_epoch(log: SummaryWriter, folder: Path, progress: Progress) -> None:
-    """The row of the last epoch, everywhere. A curve per block (say, the shares of its branches) belongs here too.
+    """The row of the last epoch, everywhere. Curves per block (shares of its branches) belong here too.
 
     summary.csv is written whole, from the state, so a resumed run cannot repeat a row.
     """

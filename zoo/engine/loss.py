@@ -22,7 +22,7 @@ def classification_loss(outputs: Outputs, targets: Tensor, smoothing: float = 0.
     """Cross-entropy, plus 0.1 times that of each auxiliary head.
 
     Args:
-        targets: class indices (N,), or probabilities (N, classes) of mixed images, which are smoothed already.
+        targets: class indices (N,), or probabilities (N, classes) of mixed images, smoothed already.
         smoothing: label smoothing for class indices.
     """
     smoothing = 0.0 if targets.ndim == 2 else smoothing
@@ -34,9 +34,9 @@ def classification_loss(outputs: Outputs, targets: Tensor, smoothing: float = 0.
 def equivalent_l2(model: nn.Module) -> Tensor:
     """½ Σ ‖K‖² over the equivalent kernels K of all multi-branch blocks, differentiable.
 
-    After RepVGG's custom L2 (its README): decay the kernel that is deployed rather than the branches it is made of.
-    The official code leaves the identity branch out and divides the centre by the scale of the BatchNorms; here K is
-    the whole equivalent kernel. Meant to replace the weight decay of the branches' convolutions.
+    After RepVGG's custom L2 (its README): decay the kernel that is deployed, not the branches it is made of.
+    The official code leaves the identity branch out and divides the centre by the scale of the BatchNorms;
+    here K is the whole equivalent kernel. Meant to replace the weight decay of the branches' convolutions.
     """
     kernels = [m.equivalent_kernel().weight for m in model.modules() if isinstance(m, MultiBranchConv2d)]
     if not kernels:

@@ -49,12 +49,13 @@ def norm_parameters(model: nn.Module) -> frozenset[str]:
 
 
 def check_selectors(selectors: Iterable[str], model: nn.Module, key: str) -> None:
-    """Raises: ValueError if a pattern of a setting fits no parameter: a typing error would train silently wrong."""
+    """Raises: ValueError if a pattern fits no parameter: a slip of the pen would train silently wrong."""
     norms = norm_parameters(model)
-    for selector in selectors:
-        if not any(selects(selector.removeprefix("!"), name, p, norms) for name, p in model.named_parameters()):
-            if selector.removeprefix("!") not in ("bias", "norm", "1d"):
-                raise ValueError(f"{key}: no parameter of the network matches {selector!r}")
+    for pick in (selector.removeprefix("!") for selector in selectors):
+        if pick in ("bias", "norm", "1d"):
+            continue
+        if not any(selects(pick, name, param, norms) for name, param in model.named_parameters()):
+            raise ValueError(f"{key}: no parameter of the network matches {pick!r}")
 
 
 def freeze(model: nn.Module, selectors: list[str]) -> int:
@@ -68,13 +69,14 @@ def freeze(model: nn.Module, selectors: list[str]) -> int:
 
 
 def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """One group per (weight decay, learning rate multiple), each with `params`, `names`, `weight_decay`, `lr_scale`.
+    """One group per (weight decay, learning rate multiple): `params`, `names`, `weight_decay`, `lr_scale`.
 
     A parameter the network lists in `no_weight_decay()` does not decay either.
     """
     check_selectors([*config.no_decay, *config.lr_scale], model, "no_decay, lr_scale")
     norms = norm_parameters(model)
-    exempt = model.no_weight_decay() if hasattr(model, "no_weight_decay") else ()  # timm's protocol: optional
+    no_weight_decay: Any = getattr(model, "no_weight_decay", set)  # optional in timm's protocol
+    exempt = no_weight_decay()
     depth = _layer_scales(model, config.layer_decay)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, param in model.named_parameters():
@@ -108,7 +110,7 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
     """
     groups = [{k: v for k, v in group.items() if k != "names"} for group in param_groups(model, config)]
     if config.opt.lower() not in timm.optim.list_optimizers():
-        near = timm.optim.list_optimizers(f"*{config.opt[:3]}*")[:5]
+        near = [str(name) for name in timm.optim.list_optimizers(f"*{config.opt[:3]}*")[:5]]
         raise ValueError(f"opt: timm has no optimiser {config.opt!r}; near: {', '.join(near) or 'sgd, adamw'}")
     return timm.optim.create_optimizer_v2(
         groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
@@ -122,7 +124,11 @@ class Schedule:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, optim: OptimConfig, config: ScheduleConfig, steps_per_epoch: int
+        self,
+        optimizer: torch.optim.Optimizer,
+        optim: OptimConfig,
+        config: ScheduleConfig,
+        steps_per_epoch: int,
     ) -> None:
         self.optimizer, self.steps_per_epoch = optimizer, steps_per_epoch
         self.total_steps = config.epochs * steps_per_epoch

@@ -10,8 +10,8 @@ IMAGES, BATCH, SIZE, EPOCHS = 16, 4, 64, 3
 def smoke(config: TrainConfig) -> TrainConfig:
     """The recipe with bundled data, small images and batches, and at most three epochs.
 
-    Everything else stays: network, optimiser, groups, schedule, augmentation, mixup, average, precision. What happens
-    at an epoch (progressive sizes) happens at the first.
+    Everything else stays: network, optimiser, groups, schedule, augmentation, mixup, average, precision. What
+    changes at later epochs (progressive) changes at the second.
     """
     epochs = min(config.schedule.epochs, EPOCHS)
     progressive = {

@@ -51,8 +51,8 @@ class Run:
 def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Tensor]]) -> tuple[float, int]:
     """Forward and backward over `grad_accum_steps` batches, then one update.
 
-    Returns: the mean loss over batches and processes, and the signal that asks to stop, or 0. If the loss of any
-    process is NaN or infinite, the mean is NaN and nothing has been updated.
+    Returns: the mean loss over batches and processes, and the signal that asks to stop, or 0. If the loss of
+    any process is NaN or infinite, the mean is NaN and nothing has been updated.
     """
     optim = run.config.optim
     total, signum = 0.0, 0
@@ -84,8 +84,9 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
 
 def _gradients_stay_here(forward: nn.Module, unless: bool) -> contextlib.AbstractContextManager[None]:
     """In DDP, do not average gradients between processes before the last batch of a step."""
-    waits = isinstance(forward, DistributedDataParallel) and not unless
-    return forward.no_sync() if waits else contextlib.nullcontext()
+    if isinstance(forward, DistributedDataParallel) and not unless:
+        return forward.no_sync()
+    return contextlib.nullcontext()
 
 
 class BufferGuard:
@@ -112,7 +113,7 @@ class BufferGuard:
 
 
 def skip_step(run: Run, state: RunState) -> None:
-    """Account for a step whose loss was not finite. Raises: DivergedError beyond the allowed number in a row."""
+    """Account for a step without finite loss. Raises: DivergedError beyond the allowed number in a row."""
     progress = state.progress
     progress.nonfinite += 1
     progress.skipped += 1
@@ -121,6 +122,7 @@ def skip_step(run: Run, state: RunState) -> None:
         last = checkpoint.newest(run.folder)
         good = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         raise DivergedError(
-            f"the loss was NaN or infinite for {progress.nonfinite} steps in a row (epoch {progress.epoch + 1}, step "
-            f"{progress.step}): {good}; lower --lr, add --clip-grad, or try --amp-dtype float32"
+            f"the loss was NaN or infinite for {progress.nonfinite} steps in a row (epoch "
+            f"{progress.epoch + 1}, step {progress.step}): {good}; lower --lr, add --clip-grad, or try "
+            "--amp-dtype float32"
         )

@@ -98,7 +98,11 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
         scaler=torch.amp.GradScaler(device.type, enabled=run.dtype == torch.float16),
         ema=_average(network, config),
         progress=Progress(),
-        identity={"model": config.model.model, "num_classes": num_classes, "config": dataclasses.asdict(config)},
+        identity={
+            "model": config.model.model,
+            "num_classes": num_classes,
+            "config": dataclasses.asdict(config),
+        },
     )
     if resume is not None:
         state.restore(resume)

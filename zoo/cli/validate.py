@@ -1,0 +1,82 @@
+"""`validate.py`, `zoo validate`: score a network on a labelled image set."""
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from zoo.cli.config import parse
+from zoo.cli.errors import report
+from zoo.cli.results import check_results_file, csv_text, deliver, markdown, show_log
+from zoo.engine.config import ValidateConfig
+
+if TYPE_CHECKING:
+    from zoo.engine.evaluate import Predictions
+
+DESCRIPTION = "Score a network on a labelled image set. The last line of stdout is JSON."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, evaluate, report; 0, or 2 for bad input, 1 for a mishap."""
+    argv = sys.argv[1:] if argv is None else argv
+    return report("validate.py", lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    config = parse(ValidateConfig, argv, "validate.py", DESCRIPTION)
+    check_results_file(config.judge.results_file)
+    show_log()
+
+    from zoo.engine.distributed import Processes  # torch only now: --help and mistakes answer at once
+    from zoo.engine.validate import validate
+
+    judgement = validate(config)
+    if not Processes.from_environment().is_first:
+        return 0
+    rows: list[dict[str, Any]] = []
+    for (name, distort), predictions in judgement.predictions.items():
+        row = {"network": name, "distort": distort, **predictions.to_dict(), "params": judgement.params[name]}
+        if judgement.real_top1:
+            row["real_top1"] = judgement.real_top1[name, distort]
+        rows.append(row)
+    first = next(iter(judgement.predictions.values()))
+    _write(config.judge.per_class, _per_class(first, judgement.classes))
+    _write(config.judge.confusion, _confusion(first, judgement.classes))
+    print(markdown(rows))
+    agreements = [
+        {"weights": name, "distort": distort, **agreement.to_dict()}
+        for (name, distort), agreement in judgement.agreements.items()
+    ]
+    if agreements:
+        print(markdown(agreements))
+    results = {
+        "model": judgement.model,
+        "checkpoint": config.model.checkpoint,
+        "top1": rows[0]["top1"],
+        "top5": rows[0]["top5"],
+        "count": rows[0]["count"],
+        "rows": rows,
+        "agreement": agreements,
+    }
+    deliver(results, rows, config.judge.results_file)
+    return 0
+
+
+def _per_class(predictions: "Predictions", classes: list[str]) -> list[dict[str, Any]]:
+    confusion = predictions.confusion(len(classes))
+    counts, correct = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    return [
+        {"class": i, "name": name, "count": n, "correct": hits, "top1": 100 * hits / n if n else None}
+        for i, (name, n, hits) in enumerate(zip(classes, counts, correct, strict=True))
+    ]
+
+
+def _confusion(predictions: "Predictions", classes: list[str]) -> list[dict[str, Any]]:
+    table = predictions.confusion(len(classes)).tolist()
+    return [{"class": name, **dict(zip(classes, line, strict=True))} for name, line in zip(classes, table, strict=True)]
+
+
+def _write(path: str | None, rows: list[dict[str, Any]]) -> None:
+    from zoo.atomic import atomic_write
+
+    if path is not None:
+        with atomic_write(path) as temporary:
+            temporary.write_text(csv_text(rows))

@@ -1,0 +1,194 @@
+"""Judging a checkpoint: either structure, raw or averaged weights, distorted images, BatchNorm anew."""
+
+import dataclasses
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import zoo
+from zoo.data import EvalLoader
+from zoo.data.image_sets import ImageSet, Selection
+from zoo.engine import checkpoint
+from zoo.engine.build import build_network, count_classes, make_eval_loader, open_dataset
+from zoo.engine.config import DataConfig, ModelConfig, ValidateConfig
+from zoo.engine.distributed import Processes, joined
+from zoo.engine.evaluate import Agreement, Predictions, evaluate
+from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Judgement:
+    """What `validate` found; keys of the dicts are (weights/structure, distortion)."""
+
+    model: str
+    predictions: dict[tuple[str, str], Predictions]
+    agreements: dict[tuple[str, str], Agreement]
+    """of train and deployed structure; keys are (weights, distortion)"""
+    real_top1: dict[tuple[str, str], float]
+    params: dict[str, int]
+    classes: list[str]
+
+
+def validate(config: ValidateConfig) -> Judgement:
+    """Evaluate what a checkpoint (or a name) holds on a labelled set.
+
+    Raises:
+        ValueError, OSError: impossible settings, missing or unfit files.
+        EquivalenceError: a deployed structure differed.
+    """
+    keep_memory()
+    processes = Processes.from_environment()
+    device = choose_device(config.hardware.device, processes.local_rank)
+    set_threads(config.hardware.threads, processes.local_world_size)
+    with joined(processes, device, config.hardware.dist_timeout):
+        return _validate(config, processes, device)
+
+
+def _validate(config: ValidateConfig, processes: Processes, device: torch.device) -> Judgement:
+    dataset = open_dataset(config.data, train=False)
+    config = _fill_in(config)
+    num_classes = count_classes(config.model, dataset)
+    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
+    weights = _load(config, num_classes)
+    for name, network in weights.items():
+        weights[name] = network.to(device=device).to(memory_format=layout).eval()  # pyright: ignore[reportCallIssue]
+        if config.judge.recalibrate_bn:
+            recalibrate(weights[name], _calibration_images(config, weights[name], processes, device))
+    networks = _structures(weights, config.judge.structure)
+
+    first = next(iter(weights.values()))
+    dtype = choose_dtype(config.hardware.amp_dtype, device, first)
+    labels = _real_labels(config.judge.real_labels, dataset) if config.judge.real_labels else None
+    pairs = [(f"{name}/train", f"{name}/deployed") for name in weights if config.judge.structure == "both"]
+    judgement = Judgement(
+        model=config.model.model or "",
+        predictions={},
+        agreements={},
+        real_top1={},
+        params={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
+        classes=[str(c) for c in getattr(dataset, "classes", None) or range(num_classes)],
+    )
+    for distort in config.judge.distort:
+        loader = make_eval_loader(config, dataset, first, processes, device, distort)
+        predictions, agreements = evaluate(networks, loader, dtype, processes, pairs)
+        for name, predicted in predictions.items():
+            judgement.predictions[name, distort] = predicted
+            if labels is not None:
+                judgement.real_top1[name, distort] = predicted.real_top1(labels)
+        for (name, _), agreement in agreements.items():
+            judgement.agreements[name.removesuffix("/train"), distort] = agreement
+    return judgement
+
+
+def _fill_in(config: ValidateConfig) -> ValidateConfig:
+    """What the command line leaves open and the checkpoint knows: the network, how images were cut."""
+    known: dict[str, Any] = checkpoint.describe(Path(config.model.checkpoint)) if config.model.checkpoint else {}
+    if config.model.model is None:
+        if "model" not in known:
+            raise ValueError("model: give --model; a --checkpoint of ours would know its own")
+        keep = {"checkpoint": config.model.checkpoint}
+        model = ModelConfig(**{**known["model"], **keep})
+    else:
+        model = config.model
+    cut = {key: known.get("data", {}).get(key) for key in ("img_size", "eval_img_size", "crop_pct", "interpolation")}
+    if config.data.img_size is not None or config.data.eval_img_size is not None:
+        cut |= {"img_size": None, "eval_img_size": None}
+    given = {key: getattr(config.data, key) for key in cut}
+    data: DataConfig = dataclasses.replace(
+        config.data, **{key: value if value is not None else cut[key] for key, value in given.items()}
+    )
+    return dataclasses.replace(config, model=model, data=data)
+
+
+def _load(config: ValidateConfig, num_classes: int) -> dict[str, nn.Module]:
+    """The networks to judge by kind of weights: raw and ema of a run, else just weights."""
+    path, wanted = config.model.checkpoint, config.judge.use_ema
+    if path is None or not checkpoint.is_run(Path(path)):
+        if wanted in ("ema", "both"):
+            raise ValueError(f"use_ema: {path or config.model.model} holds one set of weights, not a run's two")
+        return {"weights": build_network(config.model, num_classes)}
+    saved = checkpoint.load(Path(path))
+    states = {"raw": saved["state_dict"], "ema": saved["state_dict_ema"]}
+    if states["ema"] is None and wanted in ("ema", "both"):
+        raise ValueError(f"use_ema: {path} was trained without an average (--model-ema)")
+    kinds = {"auto": ["raw" if states["ema"] is None else "ema"], "both": ["raw", "ema"]}.get(wanted, [wanted])
+    fresh = dataclasses.replace(config.model, checkpoint=None, pretrained=False)
+    networks = {}
+    for kind in kinds:
+        networks[kind] = build_network(fresh, saved["num_classes"])
+        try:
+            networks[kind].load_state_dict(states[kind])
+        except RuntimeError as error:
+            text = str(error).splitlines()[0]
+            raise ValueError(f"{path}: is of {saved['model']}, not of {config.model.model}: {text}") from error
+    return networks
+
+
+def _structures(weights: dict[str, nn.Module], structure: str) -> dict[str, nn.Module]:
+    """Each of the networks in the structures asked for, named weights/structure."""
+    networks: dict[str, nn.Module] = {}
+    for name, network in weights.items():
+        deployed = zoo.is_deployed(network)
+        if deployed and structure in ("train", "both"):
+            raise ValueError(f"structure: the checkpoint is deployed, its branches are gone; {structure} needs them")
+        if structure in ("train", "both") or (structure == "auto" and not deployed):
+            networks[f"{name}/train"] = network
+        if structure in ("deployed", "both") or (structure == "auto" and deployed):
+            networks[f"{name}/deployed"] = network if deployed else zoo.deploy(network)
+    return networks
+
+
+def _calibration_images(
+    config: ValidateConfig, network: nn.Module, processes: Processes, device: torch.device
+) -> EvalLoader:
+    """Training images in random order, cut as in validation."""
+    dataset = open_dataset(config.data, train=True)
+    if not isinstance(dataset, ImageSet):
+        raise ValueError("recalibrate_bn: needs a training set with an index, not a stream")
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    images = Selection(dataset, order[: config.judge.recalibrate_bn])
+    return make_eval_loader(config, images, network, dataclasses.replace(processes, rank=0, world_size=1), device)
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: EvalLoader) -> None:
+    """Estimate every BatchNorm's running statistics anew, in place: the mean over batches of theirs.
+
+    Raises: ValueError if the network has no BatchNorm (it is deployed).
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        raise ValueError("recalibrate_bn: the network has no BatchNorm left; recalibrate the train structure")
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative mean
+        norm.train()
+    for images, _, _ in batches:
+        network(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _real_labels(path: str, dataset: Any) -> list[list[int]]:
+    """ReaL labels in the order of the set; the file lists them by the number in the images' names."""
+    try:
+        labels = json.loads(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"real_labels: {path} is not readable JSON ({error})") from error
+    if not isinstance(dataset, ImageSet):
+        raise ValueError("real_labels: need a validation set with file names, not a stream")
+    numbers = [re.search(r"_(\d{8})\.\w+$", dataset.filename(i)) for i in range(len(dataset))]
+    if not all(numbers):
+        raise ValueError(f"real_labels: {dataset.filename(0)} is not named like ILSVRC2012_val_00000001.JPEG")
+    return [labels[int(number[1]) - 1] for number in numbers if number]
