@@ -83,16 +83,15 @@ class ConvSpec:
     def depthwise(self) -> bool:
         return self.groups == self.in_channels == self.out_channels
 
-    def window(self, kernel_size: Pair, tap: Pair | None = None) -> Padding:
-        """The padding with which a smaller kernel reads exactly the pixels under some taps of this one.
+    def window(self, kernel_size: Pair) -> Padding:
+        """The padding with which a smaller kernel reads the pixels under the middle taps of this one.
 
-        `tap` is the tap of the large kernel under the small one's first tap; centred if not given. This is
-        the offset rule of `embed`, solved for the branch's padding.
+        This is the offset rule of `embed`, solved for the branch's padding.
         """
         sides: list[int] = []
         for axis in (1, 0):
             size, small = self.kernel_size[axis], kernel_size[axis]
-            first = tap[axis] if tap else size // 2 - small // 2
+            first = size // 2 - small // 2
             dilation, padding = self.dilation[axis], self.padding[axis]
             sides += [padding - dilation * first, padding - dilation * (size - small - first)]
         return sides[0], sides[1], sides[2], sides[3]
