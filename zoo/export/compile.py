@@ -111,9 +111,7 @@ def calibration_batches(calibration: Iterable[Tensor] | str | None, example: Ten
         generator = torch.Generator().manual_seed(1)
         return tuple(torch.randn(example.shape, generator=generator) for _ in range(4))
     if calibration is None or isinstance(calibration, str):
-        raise ValueError(
-            'int8 needs calibration=: batches of normalised images (or "random", to time it only)'
-        )
+        raise ValueError('int8 needs calibration=: batches of normalised images (or "random", to time it only)')
     batches = tuple(batch.detach().float().cpu() for batch in calibration)
     sizes = {tuple(batch.shape[1:]) for batch in batches}
     if sizes != {tuple(example.shape[1:])}:
@@ -148,7 +146,7 @@ def _build_all(
             try:
                 one = _build(source, engine, precision, pairs)
             except (ValueError, RuntimeError) as error:  # what engines raise on a network they cannot take
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             else:
                 if one.parity.sqnr_db >= min_sqnr_db:
                     built.append(one)
@@ -158,9 +156,7 @@ def _build_all(
     return built, left_out
 
 
-def _fastest(
-    built: Sequence[Engine], left_out: Sequence[Candidate], example: Tensor, seconds: float
-) -> Engine:
+def _fastest(built: Sequence[Engine], left_out: Sequence[Candidate], example: Tensor, seconds: float) -> Engine:
     """The engine with the lowest median time on the example, with all candidates on record."""
     medians = _race(built, example, seconds)
     ranking = sorted(zip(medians, built, strict=True), key=lambda pair: pair[0])

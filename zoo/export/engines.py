@@ -155,9 +155,7 @@ def refusal(engine: str, precision: str, device: str = "cpu") -> str | None:
     if engine == "openvino" and precision == "int8":
         return missing_package("nncf")
     if engine == "onnxruntime" and precision in ("bf16", "fp16"):
-        return (
-            f"onnxruntime computes {precision} on a CPU by converting to fp32 and back: use openvino or eager"
-        )
+        return f"onnxruntime computes {precision} on a CPU by converting to fp32 and back: use openvino or eager"
     if device == "cpu" and precision == "bf16" and not has_bf16():
         return "this CPU has no bf16 arithmetic (AMX, AVX512-BF16 or Arm's BF16): use fp32"
     if device == "cpu" and precision == "fp16" and not has_fp16():

@@ -62,7 +62,7 @@ def read_openvino(graph: onnx.ModelProto) -> ov.Model:
 
 @contextlib.contextmanager
 def quiet(logger_name: str) -> Iterator[None]:
-    """Keep a library's progress bars from stdout, where only the command line writes, and its notes from logs."""
+    """Keep a library's progress bars off stdout (only the command line writes there) and its notes off the log."""
     logger = logging.getLogger(logger_name)
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,7 @@ def quantize_graph(graph: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> o
             batch = next(self.batches, None)
             return None if batch is None else {INPUT: batch.contiguous().numpy()}
 
+    graph = copy.deepcopy(graph)  # quantize_static writes into it
     add_pre_process_metadata(graph)  # the exporter has folded constants already
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "int8.onnx")

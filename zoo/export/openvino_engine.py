@@ -90,9 +90,7 @@ def _kept_in_float(model: ov.Model) -> list[str]:
 def _is_dense_layer(op: ov.Node) -> bool:
     """A linear layer, or an ungrouped convolution that makes maps (squeeze-and-excitation makes 1×1)."""
     kind = op.get_type_name()
-    return kind == "MatMul" or (
-        kind == "Convolution" and op.get_output_partial_shape(0)[2:] != ov_shape(1, 1)
-    )
+    return kind == "MatMul" or (kind == "Convolution" and op.get_output_partial_shape(0)[2:] != ov_shape(1, 1))
 
 
 def ov_shape(*sizes: int) -> ov.PartialShape:

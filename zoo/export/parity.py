@@ -53,9 +53,7 @@ def references(network: nn.Module, batches: Sequence[Tensor]) -> References:
         with torch.no_grad():
             answer = network(images.to(batches[0].device))
         if not isinstance(answer, Tensor):
-            raise ValueError(
-                f"the network answers a {type(answer).__name__}, not one tensor: no engine takes that"
-            )
+            raise ValueError(f"the network answers a {type(answer).__name__}, not one tensor: no engine takes that")
         pairs.append((images, answer))
     return pairs
 
@@ -75,9 +73,7 @@ def compare(outputs: Sequence[Tensor], references: Sequence[Tensor]) -> Parity:
     """Parity of batches of outputs, each (N, classes) or (N, C, H, W), with those of the reference."""
     for output, reference in zip(outputs, references, strict=True):
         if output.shape != reference.shape:
-            raise ParityError(
-                f"the engine answers {tuple(output.shape)}, the network {tuple(reference.shape)}"
-            )
+            raise ParityError(f"the engine answers {tuple(output.shape)}, the network {tuple(reference.shape)}")
     pairs = [(y.detach().double(), r.detach().double()) for y, r in zip(outputs, references, strict=True)]
     errors = [float((y - r).abs().max() / r.abs().max().clamp_min(1e-30)) for y, r in pairs]
     agree = sum(int((y.flatten(1).argmax(1) == r.flatten(1).argmax(1)).sum()) for y, r in pairs)
@@ -90,6 +86,11 @@ def sqnr_db(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
     """Signal to quantisation noise of (output, reference) pairs, in dB."""
     signal = sum(float(r.square().sum()) for _, r in pairs)
     noise = sum(float((y - r).square().sum()) for y, r in pairs)
+    return decibels(signal, noise)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise), of two energies."""
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
