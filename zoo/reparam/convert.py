@@ -1,7 +1,224 @@
-"""Put blocks into any network."""
+"""Put blocks into any network: to train it from scratch, or to go on from the weights it has.
 
-from torch import nn
+>>> model = zoo.convert(timm.create_model("resnet18"), "dbb")        # DBB-ResNet-18, branches as in the paper
+>>> model = zoo.expand(timm.create_model("resnet18", pretrained=True), "acb", calibration=images)
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from timm.utils.model import freeze_batch_norm_2d
+from torch import Tensor, nn
+
+from zoo.reparam.algebra import ConvSpec
+from zoo.reparam.expand import check_expandable, preserve
+from zoo.reparam.fold import activation_of
+from zoo.reparam.pairs import trace
+from zoo.reparam.sites import Blocks, Left, Rule, Site, describe, find_sites
+from zoo.reparam.verify import example_input, prove_network
+
+__all__ = ["ConvSpec", "ConvertReport", "Left", "Replaced", "convert", "convert_with_report", "expand"]
+
+Calibration = Tensor | Iterable[Tensor]
 
 
-def convert(model: nn.Module, block: str = "dbb") -> nn.Module:
-    raise ValueError("convert: lands with the next commit")
+@dataclass(frozen=True)
+class Replaced:
+    """A convolution and the block in its place; `norm` is the BatchNorm that went into the block, if any."""
+
+    name: str
+    layer: str
+    norm: str | None
+    block: str
+    branches: list[str]
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What `convert` did, and what it left and why."""
+
+    replaced: list[Replaced]
+    left: list[Left]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """For reading: one line a block, then one a reason for which convolutions stayed."""
+        rows = [("convolution", "kernel", "BatchNorm", "block")]
+        rows += [(r.name, r.layer, r.norm or "-", f"{r.block}: {' + '.join(r.branches)}") for r in self.replaced]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = [
+            "  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+        ]
+        reasons: dict[str, list[str]] = {}
+        for left in self.left:
+            reasons.setdefault(left.reason, []).append(left.name)
+        for reason, names in reasons.items():
+            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            lines.append(f"left {len(names)}: {reason} ({some})")
+        return "\n".join(lines)
+
+
+def convert(
+    model: nn.Module,
+    block: Blocks = "dbb",
+    where: str | Rule | None = None,
+    *,
+    init: Literal["paper", "preserve"] = "paper",
+    example: Tensor | None = None,
+    calibration: Calibration | None = None,
+    init_gamma: float | None = None,
+    single_init: bool = False,
+) -> nn.Module:
+    """A copy of a network with blocks in place of convolutions: see `convert_with_report`."""
+    return convert_with_report(
+        model,
+        block,
+        where,
+        init=init,
+        example=example,
+        calibration=calibration,
+        init_gamma=init_gamma,
+        single_init=single_init,
+    )[0]
+
+
+def expand(
+    model: nn.Module,
+    block: Blocks = "dbb",
+    where: str | Rule | None = None,
+    *,
+    example: Tensor | None = None,
+    calibration: Calibration | None = None,
+) -> nn.Module:
+    """Give a trained or deployed network branches, its function unchanged: `convert(init="preserve")`.
+
+    In eval mode the outputs are equal: proven, each block to 1e-9 in float64, the network to its rounding noise.
+    The first training step starts from the plain network's loss, and every branch learns from there.
+
+    Args:
+        calibration: Images like those of the training to come, one batch or several. By default random ones:
+            eval mode is as exact, the first training step less alike.
+    """
+    return convert(model, block, where, init="preserve", example=example, calibration=calibration)
+
+
+def convert_with_report(
+    model: nn.Module,
+    block: Blocks = "dbb",
+    where: str | Rule | None = None,
+    *,
+    init: Literal["paper", "preserve"] = "paper",
+    example: Tensor | None = None,
+    calibration: Calibration | None = None,
+    init_gamma: float | None = None,
+    single_init: bool = False,
+) -> tuple[nn.Module, ConvertReport]:
+    """Copy a network and replace convolutions, with the BatchNorm that each feeds, by multi-branch blocks.
+
+    Which BatchNorm a convolution feeds is found by following tensors (`zoo.reparam.pairs`); an activation
+    fused with it stays in its place. A convolution without one is replaced too: the branches bring their own,
+    and their shifts stand in for its bias. Device, dtype, training mode and `requires_grad` are those of the
+    convolution; ε, momentum, synchronisation and freezing those of the BatchNorm.
+
+    Args:
+        model: Any network. It is not changed.
+        block: A branch set for all (see `build_block`), or {pattern on names: branch set}: the first match.
+        where: Default: ACNet's and DBB's rule, every K×K convolution with 1 < K < 7. A pattern on names
+            (`"layer4.*"`) narrows it; a function (name, spec) → bool replaces it.
+        init: "paper": fresh branches as their papers initialise them; the replaced layers' weights are dropped.
+            "preserve": the function stays as it is, see `expand`.
+        example: Images (N, C, H, W) for following tensors; by default random ones of the size the network declares.
+        calibration: Only with "preserve".
+        init_gamma, single_init: Only with "paper": see `build_block`.
+
+    Raises:
+        ValueError: Unknown block; nothing to replace; a network that does not run on `example`, before or after
+            (it reads a convolution's weight itself); a block that nothing can be expanded into.
+        EquivalenceError: "preserve" failed its proof.
+    """
+    _check_init(init, calibration, init_gamma is not None or single_init)
+    example = example_input(model) if example is None else example
+    converted = copy.deepcopy(model)
+    inits = {"init_gamma": init_gamma, "single_init": single_init}
+    sites, left = find_sites(converted, block, where, example, **inits)
+    if not sites:
+        raise ValueError(f"nothing to convert in {type(model).__name__}: {_reasons(left)}")
+    for site in sites:
+        _set_eps(site)
+    if init == "preserve":
+        for site in sites:
+            check_expandable(site)
+        preserve(copy.deepcopy(model), sites, _batches(calibration, model))
+    for site in sites:
+        finished = _finish(site)
+        if not site.name:
+            converted = finished
+        else:
+            converted.set_submodule(site.name, finished)
+        if site.norm_name:
+            converted.set_submodule(site.norm_name, activation_of(site.norm))
+    _check_runs(converted, example)
+    if init == "preserve" and not example.is_meta:
+        prove_network(copy.deepcopy(model).eval(), copy.deepcopy(converted).eval(), example)
+    replaced = [Replaced(s.name, describe(s.conv), s.norm_name, s.block_name, list(s.block.branches)) for s in sites]
+    return converted, ConvertReport(replaced, left)
+
+
+def _check_init(init: str, calibration: Calibration | None, scaled: bool) -> None:
+    if init not in ("paper", "preserve"):
+        raise ValueError(f"init={init!r}: 'paper' starts branches afresh, 'preserve' keeps the network's function")
+    if init == "preserve" and scaled:
+        raise ValueError("init_gamma and single_init are of init='paper': 'preserve' computes every scale itself")
+    if init == "paper" and calibration is not None:
+        raise ValueError("calibration images are used by init='preserve' only")
+
+
+def _batches(calibration: Calibration | None, model: nn.Module) -> Iterable[Tensor]:
+    if calibration is None:
+        return [example_input(model, batch_size=8)]
+    return [calibration] if isinstance(calibration, Tensor) else calibration
+
+
+def _set_eps(site: Site) -> None:
+    """Give the block's BatchNorms the ε and momentum of the one replaced."""
+    for norm in site.block.modules():
+        if isinstance(norm, nn.BatchNorm2d) and site.norm is not None:
+            norm.eps = site.norm.eps
+            norm.momentum = getattr(site.norm, "momentum", norm.momentum)
+
+
+def _finish(site: Site) -> nn.Module:
+    """The block with dtype, mode and kind of BatchNorm of what it replaces."""
+    conv, norm = site.conv, site.norm
+    _set_eps(site)
+    block: nn.Module = site.block.to(conv.weight.dtype)
+    block.train((conv if norm is None else norm).training).requires_grad_(conv.weight.requires_grad)
+    if isinstance(norm, nn.SyncBatchNorm):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(block, norm.process_group)
+    if norm is not None and not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return freeze_batch_norm_2d(block)
+    return block
+
+
+def _check_runs(converted: nn.Module, example: Tensor) -> None:
+    try:
+        trace(converted, example)
+    except AttributeError as error:
+        raise ValueError(
+            f"{type(converted).__name__} reads from a convolution what a block does not have ({error}): "
+            "leave that convolution out with `where`"
+        ) from error
+
+
+def _reasons(left: list[Left]) -> str:
+    """Every reason once, the papers' rule last."""
+    if not left:
+        return "it has no convolutions"
+    return "; ".join(dict.fromkeys(f"{item.name} {item.reason}" for item in left[:3]))

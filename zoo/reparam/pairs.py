@@ -46,17 +46,17 @@ class Trace:
 
 
 def conv_norm_pairs(model: nn.Module, example: Tensor) -> dict[str, str]:
-    """The pairs of `trace`: {name of a convolution or block: name of the BatchNorm that alone reads its output}."""
+    """{name of a convolution or block: name of the BatchNorm that alone reads its output}: see `trace`."""
     return trace(model, example).pairs
 
 
 def trace(model: nn.Module, example: Tensor) -> Trace:
     """Follow the output of every convolution through one forward pass.
 
-    The very tensor object is followed from the one module to the other, so attribute names, order of definition
-    and structure (residual, concatenated, pre-activation) do not matter. The pass runs in eval mode, on the
-    meta device where the network allows it. A module used twice, or whose output is read by anything else, is
-    in no pair.
+    The very tensor object is followed from the one module to the other, so attribute names, order of
+    definition and structure (residual, concatenated, pre-activation) do not matter. The pass runs in eval
+    mode, on the meta device where the network allows it. A module used twice, or whose output is read by
+    anything else, is in no pair.
 
     Args:
         model: Any network. It is not changed.
@@ -67,12 +67,18 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     """
     try:
         return _trace(meta_twin(model), example.to("meta"))
-    except (RuntimeError, NotImplementedError, TypeError):  # data-dependent code, tensors that are not buffers
+    except (
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+    ):  # data-dependent code, tensors that are not buffers
         pass
     try:
         return _trace(copy.deepcopy(model), example)
     except RuntimeError as error:
-        raise ValueError(f"{type(model).__name__} does not run on an input of {tuple(example.shape)}: {error}") from error
+        raise ValueError(
+            f"{type(model).__name__} does not run on an input of {tuple(example.shape)}: {error}"
+        ) from error
 
 
 def _trace(model: nn.Module, example: Tensor) -> Trace:

@@ -1,0 +1,200 @@
+"""Convert other people's networks, take one training step, deploy with proof: what works, what is refused and why.
+
+    python tools/convert_survey.py --output results/convert_survey.json
+
+Every network is built with random weights and randomised BatchNorm statistics. For each of ACB, DBB and RepVGG:
+`zoo.convert`, one step of SGD on random images (every parameter that has a gradient in the plain network or is new
+must have one), `zoo.deploy` with its proof, and the deployed network must have the plain one's parameter names and
+shapes, biases apart. The results are written after every network; a second run goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import zoo
+from zoo.atomic import atomic_write
+from zoo.bench.environment import environment
+from zoo.reparam.convert import convert_with_report
+
+BLOCKS = ("acb", "dbb", "repvgg")
+
+TIMM = """
+    resnet10t resnet18 resnet26d resnext26ts seresnext26d_32x4d gcresnext26ts eca_resnext26ts
+    bat_resnext26ts botnet26t_256@256 halonet26t@128 lambda_resnet26t@128 ecaresnet26t skresnet18 legacy_seresnet18
+    resnest14d resnetblur18 resnetaa34d resnetv2_18 resnetv2_50x1_bit nf_regnet_b0 nf_ecaresnet26 eca_nfnet_l0
+    regnetx_002 regnety_002 regnetz_005 gernet_s densenet121 vgg11_bn vgg11 mobilenetv1_100 mobilenetv2_035
+    mobilenetv3_small_050 mobilenetv4_conv_small_035 mobilenet_edgetpu_v2_xs efficientnet_b0 efficientnet_lite0
+    tf_efficientnet_lite0 tf_efficientnetv2_b0 efficientnet_cc_b0_4e mnasnet_small semnasnet_075 fbnetc_100
+    spnasnet_100 mixnet_s tinynet_e lcnet_035 hardcorenas_a ghostnet_050 ghostnetv2_100 ghostnetv3_050
+    repghostnet_050 repvgg_a0 mobileone_s0 repvit_m0_9 fastvit_t8 hrnet_w18_small dla34 dla46x_c res2net50_14w_8s
+    res2next50 cspresnet50 cs3darknet_s cs3darknet_focus_s darknet17 selecsls42b legacy_xception xception41
+    inception_v3@96 inception_v4@96 dpn48b convnext_atto convnextv2_atto convmixer_768_32 edgenext_xx_small
+    mobilevit_xxs mobilevitv2_050 efficientvit_b0 efficientformerv2_s0@224 poolformer_s12 levit_conv_128s@224
+    ese_vovnet19b_slim_dw rexnet_100 hgnetv2_b0 tresnet_m visformer_tiny@224 pvt_v2_b0 starnet_s1
+    inception_next_atto shvit_s1 swiftformer_xs fasternet_t0 rdnet_tiny mambaout_femto vit_tiny_patch16_224@224
+"""
+"""Small members of distinct families, `name@pixels` where 64 pixels do not do."""
+
+TORCHVISION = """
+    alexnet vgg11 vgg11_bn resnet18 resnext50_32x4d squeezenet1_1 densenet121 inception_v3@96 googlenet
+    shufflenet_v2_x0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 efficientnet_b0
+    efficientnet_v2_s regnet_x_400mf regnet_y_400mf convnext_tiny wide_resnet50_2 swin_t
+    lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large fcn_resnet50
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/convert_survey.json"))
+    parser.add_argument("--only", default="", help="networks whose name contains this")
+    options = parser.parse_args()
+    known = json.loads(options.output.read_text())["rows"] if options.output.is_file() else []
+    rows = {(row["network"], row["block"]): row for row in known}
+    provenance = environment()
+    for network, size in networks():
+        wanted = [block for block in BLOCKS if (network, block) not in rows]
+        if options.only in network and wanted:
+            for block in wanted:
+                rows[network, block] = survey(network, size, block)
+                print(json.dumps(rows[network, block]), file=sys.stderr)
+            write(options.output, provenance, list(rows.values()))
+    print(json.dumps(summary(list(rows.values()))))
+    return 0
+
+
+def networks() -> list[tuple[str, int]]:
+    """[(library/name, image size)]"""
+    entries = [f"timm/{entry}" for entry in TIMM.split()] + [f"torchvision/{entry}" for entry in TORCHVISION.split()]
+    split = [entry.partition("@") for entry in entries]
+    return [(name, int(size or 64)) for name, _, size in split]
+
+
+def survey(network: str, size: int, block: str) -> dict[str, Any]:
+    """Convert, train one step and deploy one network; the row says what happened, a refusal and its reason included."""
+    torch.manual_seed(0)
+    row: dict[str, Any] = {"network": network, "block": block, "size": size}
+    start = time.perf_counter()
+    images = torch.randn(2, 3, size, size)
+    plain = build(network)
+    try:
+        model, report = convert_with_report(plain, block, example=images)
+        row |= {"outcome": "converted", "replaced": len(report.replaced), "left": reasons(report.left)}
+        row["without_gradient"] = step(model, images, stuck=step(plain, images))
+        deployed, proof = zoo.deploy_with_report(model.eval(), images)
+        row["block_error"] = max(item.relative_error or 0.0 for item in proof.blocks)
+        row |= {"error": proof.relative_error, "noise_floor": proof.noise_floor}
+        row |= {"params": list(proof.params), "own_layout": has_layout(deployed, plain)}
+    except ValueError as error:
+        row |= {"outcome": "refused", "reason": str(error)}
+    except (RuntimeError, AttributeError, TypeError) as error:  # a bug, here or there: it belongs in the table
+        row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def build(network: str) -> nn.Module:
+    """A network with random weights, its BatchNorm statistics randomised: fresh ones hide mistakes."""
+    library, name = network.split("/")
+    if library == "timm":
+        model = timm.create_model(name, num_classes=10)
+    else:
+        dense = any(part in name for part in ("lraspp", "deeplabv3", "fcn"))
+        extra = {"weights_backbone": None} if dense else {}
+        extra |= {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
+        model = torchvision.models.get_model(name, weights=None, num_classes=10, **extra)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.running_mean is not None and module.running_var is not None:
+                nn.init.normal_(module.running_mean, 0, 0.1)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+            if module.weight is not None:
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, 0, 0.1)
+    return model
+
+
+def step(model: nn.Module, images: Tensor, stuck: frozenset[str] = frozenset()) -> Any:
+    """One step of SGD; the names of parameters without gradient: all of a plain network's, or those beyond them."""
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    outputs = tree_leaves(model(images))
+    loss = sum(output.float().square().mean() for output in outputs if isinstance(output, Tensor))
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    optimizer.step()
+    missing = frozenset(name for name, parameter in model.named_parameters() if parameter.grad is None)
+    return sorted(missing - stuck) if stuck or any(".branches." in n for n in model.state_dict()) else missing
+
+
+def has_layout(deployed: nn.Module, plain: nn.Module) -> bool:
+    """Whether all names and shapes are the plain network's own, but for biases where BatchNorm was folded in."""
+    own = {name: tensor.shape for name, tensor in plain.state_dict().items()}
+    return all(own.get(n) == t.shape for n, t in deployed.state_dict().items() if n in own or not n.endswith(".bias"))
+
+
+def reasons(left: list[Any]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for item in left:
+        counts[item.reason] = counts.get(item.reason, 0) + 1
+    return counts
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Counts over all rows, and the worst errors."""
+    outcomes = [row["outcome"] for row in rows]
+    converted = [row for row in rows if row["outcome"] == "converted"]
+    return {
+        "networks": len({row["network"] for row in rows}),
+        **{outcome: outcomes.count(outcome) for outcome in ("converted", "refused", "failed")},
+        "worst_block_error": max((row["block_error"] for row in converted), default=None),
+        "without_gradient": sum(bool(row["without_gradient"]) for row in converted),
+        "other_layout": sum(not row["own_layout"] for row in converted),
+    }
+
+
+def write(path: Path, provenance: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """The JSON, and beside it the same as a table."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({"environment": provenance, "summary": summary(rows), "rows": rows}, indent=1))
+    with atomic_write(path.with_suffix(".md")) as temporary:
+        temporary.write_text(table(rows))
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a line a network, a column a block: how many convolutions were replaced, and the end-to-end error."""
+    cells: dict[str, dict[str, str]] = {}
+    why: dict[str, list[str]] = {}
+    for row in rows:
+        network = cells.setdefault(row["network"], {})
+        if row["outcome"] == "converted":
+            network[row["block"]] = f"{row['replaced']} ({row['error']:.0e} / {row['noise_floor']:.0e})"
+            found = row["left"]
+        else:
+            network[row["block"]] = row["outcome"]
+            found = {row["reason"]: 0}
+        for reason in found:
+            why.setdefault(reason, [])
+            why[reason] += [] if row["network"] in why[reason] else [row["network"]]
+    lines = ["# Conversion of other people's networks", "", "Generated by tools/convert_survey.py. Convolutions"]
+    lines += ["replaced (error of the deployed network / rounding noise of the network itself, relative).", ""]
+    lines += ["| network | acb | dbb | repvgg |", "|---|---|---|---|"]
+    for network, by_block in cells.items():
+        lines.append("| " + " | ".join([network, *(by_block.get(block, "") for block in BLOCKS)]) + " |")
+    lines += ["", "## Left as they were", "", "| reason | networks |", "|---|---|"]
+    lines += [f"| {reason} | {len(names)}: {', '.join(names[:6])} |" for reason, names in why.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
