@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from zoo.data import create_dataset
-from zoo.data.fashion import CLASSES, images_to_sheet, sheet_to_images
+from zoo.data.fashion import CLASSES, Fashion, images_to_sheet, sheet_to_images
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from zoo.data.fashion import CLASSES, images_to_sheet, sheet_to_images
 )
 def test_each_split_is_balanced_and_unchanged(split, count, per_class, digest):
     dataset = create_dataset("fashion", split=split)
+    assert isinstance(dataset, Fashion)
     labels = [dataset[index][1] for index in range(len(dataset))]
     assert len(dataset) == count
     assert np.bincount(labels).tolist() == [per_class] * 10
@@ -26,6 +27,7 @@ def test_each_split_is_balanced_and_unchanged(split, count, per_class, digest):
 
 def test_an_image_is_rgb_and_equals_its_place_in_the_sheet():
     dataset = create_dataset("zoo/fashion", split="val")
+    assert isinstance(dataset, Fashion)
     image, label = dataset[1234]
     assert (image.mode, image.size, label, CLASSES[label]) == ("RGB", (28, 28), 6, "Shirt")
     sheet = images_to_sheet(dataset.images)

@@ -6,7 +6,8 @@ import tarfile
 import pytest
 from PIL import Image
 
-from zoo.data import create_dataset, spread
+from zoo.data import ImageSet, create_dataset, spread
+from zoo.data.readers import ReaderImages
 
 
 @pytest.fixture
@@ -21,45 +22,10 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_a_folder_gives_its_images_and_classes_in_natural_order(root):
-    dataset = create_dataset("", root, "train")
-    assert dataset.classes == ("2", "10", "cat", "dog")
-    assert [dataset[i][1] for i in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert dataset[5][0].getpixel((0, 0)) == (0, 100, 9)
-    assert dataset.filename(5) == str(root / "train" / "cat" / "1.png")
-
-
-@pytest.mark.parametrize("split", ["val", "validation"])
-def test_validation_labels_are_those_of_training_though_classes_are_missing(root, split):
-    dataset = create_dataset("", root, split)
-    assert dataset.classes == ("2", "10", "cat", "dog")
-    assert [dataset[i][1] for i in range(len(dataset))] == [2, 3]
-
-
-def test_a_root_without_splits_is_the_split(root):
-    assert len(create_dataset("folder", root / "val", "validation")) == 2
-
-
-def test_tar_files_stand_for_folders(root, tmp_path):
-    packed = tmp_path / "packed"
-    packed.mkdir()
-    with tarfile.open(packed / "train.tar", "w") as tar:
-        tar.add(root / "train" / "cat", "cat")
-        tar.add(root / "train" / "dog", "dog")
-    dataset = create_dataset("tar", packed, "train")
-    assert dataset.classes == ("cat", "dog")
-    assert [dataset[i][1] for i in range(4)] == [0, 0, 1, 1]
-    assert dataset[3][0].getpixel((0, 0)) == (50, 100, 9)
-    assert dataset.filename(3) == "dog/1.png"
-    dataset.reader.tar_state.tf.close()
-
-
-def test_grey_and_palette_images_become_rgb(root):
-    Image.new("L", (8, 8), 77).save(root / "val" / "cat" / "0.png")
-    Image.new("P", (8, 8)).save(root / "val" / "dog" / "0.png")
-    dataset = create_dataset("", root, "val")
-    assert dataset[0][0].getpixel((3, 3)) == (77, 77, 77)
-    assert dataset[1][0].mode == "RGB"
+def open_set(*arguments, **options) -> ImageSet:
+    dataset = create_dataset(*arguments, **options)
+    assert isinstance(dataset, ImageSet)
+    return dataset
 
 
 def message(**arguments) -> str:
@@ -69,10 +35,50 @@ def message(**arguments) -> str:
     return str(caught.value)
 
 
+def test_a_folder_gives_its_images_and_classes_in_natural_order(root):
+    dataset = open_set("", root, "train")
+    assert dataset.classes == ("2", "10", "cat", "dog")
+    assert [dataset[i][1] for i in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert dataset[5][0].getpixel((0, 0)) == (0, 100, 9)
+    assert dataset.filename(5) == str(root / "train" / "cat" / "1.png")
+
+
+@pytest.mark.parametrize("split", ["val", "validation"])
+def test_validation_labels_are_those_of_training_though_classes_are_missing(root, split):
+    dataset = open_set("", root, split)
+    assert dataset.classes == ("2", "10", "cat", "dog")
+    assert [dataset[i][1] for i in range(len(dataset))] == [2, 3]
+
+
+def test_a_root_without_splits_is_the_split(root):
+    assert len(open_set("folder", root / "val", "validation")) == 2
+
+
+def test_tar_files_stand_for_folders(root, tmp_path):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    with tarfile.open(packed / "train.tar", "w") as tar:
+        tar.add(root / "train" / "cat", "cat")
+        tar.add(root / "train" / "dog", "dog")
+    dataset = open_set("tar", packed, "train")
+    assert dataset.classes == ("cat", "dog")
+    assert [dataset[i][1] for i in range(4)] == [0, 0, 1, 1]
+    assert dataset[3][0].getpixel((0, 0)) == (50, 100, 9)
+    assert dataset.filename(3) == "dog/1.png"
+    assert isinstance(dataset, ReaderImages)
+    dataset.reader.tar_state.tf.close()
+
+
+def test_grey_and_palette_images_become_rgb(root):
+    Image.new("L", (8, 8), 77).save(root / "val" / "cat" / "0.png")
+    Image.new("P", (8, 8)).save(root / "val" / "dog" / "0.png")
+    dataset = open_set("", root, "val")
+    assert dataset[0][0].getpixel((3, 3)) == (77, 77, 77)
+    assert dataset[1][0].mode == "RGB"
+
+
 def test_what_is_missing_is_named_with_the_remedy(root, tmp_path):
-    assert message(root=tmp_path / "nowhere").startswith(
-        f"no such data folder: {tmp_path}/nowhere; give another"
-    )
+    assert message(root=tmp_path / "nowhere").startswith(f"no such data folder: {tmp_path}/nowhere; give another")
     assert "--data-dir" in message()
     assert "did you mean 'fashion'?" in message(name="fashon")
     assert "known: fashion, torch/…" in message(name="imagenet", root=root)
@@ -106,7 +112,7 @@ def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
 
 
 def test_spread_keeps_the_balance_and_the_names():
-    dataset = create_dataset("fashion", split="val")
+    dataset = open_set("fashion", split="val")
     part = spread(dataset, 50)
     assert [part[i][1] for i in range(50)] == [i // 5 for i in range(50)]
     assert part.filename(1) == "fashion_val.png[40]"

@@ -17,6 +17,7 @@ from zoo.data import (
     spread,
     train_loader,
 )
+from zoo.data.fashion import Fashion
 from zoo.data.samplers import EvalBatches, TrainBatches
 
 TRANSFORM = TrainTransform(img_size=16, scale=(0.5, 1), aa="rand-m5", reprob=0.5, remode="pixel")
@@ -45,9 +46,7 @@ def test_starting_in_the_middle_gives_the_rest_of_the_epoch():
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_share_the_global_batch_of_one_process(world_size):
     alone = batches(batch_size=20)
-    ranks = [
-        batches(batch_size=20 // world_size, rank=rank, world_size=world_size) for rank in range(world_size)
-    ]
+    ranks = [batches(batch_size=20 // world_size, rank=rank, world_size=world_size) for rank in range(world_size)]
     assert [list(chain.from_iterable(parts)) for parts in zip(*ranks, strict=True)] == alone
 
 
@@ -66,7 +65,7 @@ def test_evaluation_reads_every_image_once_over_all_processes(num_images, world_
 
 
 def epoch_of(workers=0, epoch=1, start=0, **options):
-    dataset = spread(create_dataset("fashion", split="train"), 40)
+    dataset = spread(Fashion("train"), 40)
     loader = train_loader(dataset, TRANSFORM, batch_size=8, workers=workers, seed=3, **options)
     loader.set_epoch(epoch, start)
     assert len(loader) == 40 // 8 // options.get("world_size", 1)
@@ -88,7 +87,7 @@ def test_images_depend_neither_on_workers_nor_on_the_global_generators():
 
 
 def test_another_epoch_augments_the_same_image_otherwise():
-    dataset = spread(create_dataset("fashion", split="train"), 1)
+    dataset = spread(Fashion("train"), 1)
     loader = train_loader(dataset, TRANSFORM, batch_size=1)
     images = []
     for epoch in (0, 1, 0):
@@ -107,7 +106,7 @@ def test_resuming_in_the_middle_gives_the_same_batches(workers):
 
 
 def test_persistent_workers_follow_the_epoch():
-    dataset = spread(create_dataset("fashion", split="train"), 40)
+    dataset = spread(Fashion("train"), 40)
     loader = train_loader(dataset, TRANSFORM, batch_size=8, workers=1, seed=3)
     for epoch in (0, 1):
         loader.set_epoch(epoch)
@@ -116,23 +115,17 @@ def test_persistent_workers_follow_the_epoch():
 
 def test_two_processes_read_what_one_reads():
     halves = [
-        list(
-            train_loader(
-                spread(create_dataset("fashion"), 40), TRANSFORM, batch_size=4, rank=rank, world_size=2
-            )
-        )
+        list(train_loader(spread(Fashion("train"), 40), TRANSFORM, batch_size=4, rank=rank, world_size=2))
         for rank in (0, 1)
     ]
-    whole = list(train_loader(spread(create_dataset("fashion"), 40), TRANSFORM, batch_size=8))
-    joined = [
-        (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(halves[0], halves[1], strict=True)
-    ]
+    whole = list(train_loader(spread(Fashion("train"), 40), TRANSFORM, batch_size=8))
+    joined = [(torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(halves[0], halves[1], strict=True)]
     assert same(whole, joined)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_evaluation_yields_labels_and_indices_in_order(channels_last):
-    dataset = spread(create_dataset("fashion", split="val"), 30)
+    dataset = spread(Fashion("val"), 30)
     loader = eval_loader(
         dataset, EvalTransform(img_size=16), batch_size=8, rank=1, world_size=2, channels_last=channels_last
     )
@@ -145,7 +138,7 @@ def test_evaluation_yields_labels_and_indices_in_order(channels_last):
 
 
 def test_evaluation_distorts_the_normalised_batch():
-    dataset = spread(create_dataset("fashion", split="val"), 4)
+    dataset = spread(Fashion("val"), 4)
     plain, turned = (
         next(iter(eval_loader(dataset, EvalTransform(img_size=16, distort=distort), batch_size=4)))[0]
         for distort in ("none", "rot90")
@@ -204,9 +197,7 @@ def test_more_bad_images_than_allowed_end_training_in_one_line(folder, workers):
 def test_a_set_without_any_readable_image_ends_in_an_error(folder):
     for path in folder.glob("*/*.png"):
         path.write_bytes(b"")
-    loader = train_loader(
-        create_dataset("", folder), TrainTransform(img_size=16), batch_size=6, max_bad_images=100
-    )
+    loader = train_loader(create_dataset("", folder), TrainTransform(img_size=16), batch_size=6, max_bad_images=100)
     with pytest.raises(BadImageError, match="none of the 6 training images can be read"):
         list(loader)
 

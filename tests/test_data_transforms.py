@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import ColorJitter
-from torchvision.transforms.functional import center_crop, normalize, resize, to_tensor
+from torchvision.transforms import CenterCrop, ColorJitter, Resize
+from torchvision.transforms.functional import normalize, to_tensor
 
 from zoo.data import DISTORTIONS, EvalTransform, TrainTransform, seeded
 from zoo.data.batches import PCA_VALUES, PCA_VECTORS, ImageAugment, Normalize
@@ -28,7 +28,7 @@ def test_normalising_equals_torchvisions(channels_last):
 
 def test_evaluation_resizes_the_shorter_side_and_crops_the_centre():
     out = EvalTransform(img_size=28, crop_pct=0.875).build()(photo())
-    expected = center_crop(resize(photo(), [32]), [28])
+    expected = CenterCrop(28)(Resize(32)(photo()))
     assert np.array_equal(out.permute(1, 2, 0).numpy(), np.asarray(expected))
 
 
@@ -47,9 +47,7 @@ def test_distortions_turn_the_image():
 
 def test_colour_jitter_without_contrast_is_torchvisions():
     # DBB's ResNets: brightness, saturation and hue of 0.4, no contrast.
-    transform = TrainTransform(
-        img_size=50, scale=(1, 1), ratio=(1, 1), hflip=0, color_jitter=(0.4, 0.0, 0.4, 0.4)
-    )
+    transform = TrainTransform(img_size=50, scale=(1, 1), ratio=(1, 1), hflip=0, color_jitter=(0.4, 0.0, 0.4, 0.4))
     square = photo(50, 50)
     with seeded(5):
         out = transform.build()(square)
@@ -73,9 +71,7 @@ def test_lighting_adds_one_colour_along_the_principal_components():
     for image, index in zip(images, (7, 8), strict=True):
         with seeded(3, 1, index, 1):
             alpha = torch.normal(0.0, 0.1, (3,))
-        rgb = sum(
-            alpha[k] * PCA_VALUES[k] * torch.tensor([vector[k] for vector in PCA_VECTORS]) for k in range(3)
-        )
+        rgb = sum(alpha[k] * PCA_VALUES[k] * torch.tensor([vector[k] for vector in PCA_VECTORS]) for k in range(3))
         torch.testing.assert_close(image, (rgb / torch.tensor(STD))[:, None, None].expand(3, 4, 4))
 
 
