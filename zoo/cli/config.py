@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import re
 from argparse import ArgumentError
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_origin, get_type_hints
 
@@ -22,11 +23,18 @@ Config = TypeVar("Config")
 COMMAND_LINE = "command line"
 
 
-def parse(config_class: type[Config], argv: list[str], prog: str, description: str = "") -> Config:
+def parse(
+    config_class: type[Config],
+    argv: list[str],
+    prog: str,
+    description: str = "",
+    base: dict[str, Any] | None = None,
+) -> Config:
     """Read `argv` (flags with dashes or underscores, any number of `--config FILE`) into `config_class`.
 
     Args:
         config_class: a dataclass whose fields are dataclasses of settings, no two of the same name.
+        base: settings that take the place of the defaults (those of a run that is continued).
 
     Raises:
         UsageError: unknown key, wrong type, value out of range, unreadable file.
@@ -35,6 +43,7 @@ def parse(config_class: type[Config], argv: list[str], prog: str, description: s
     sections: dict[str, Any] = get_type_hints(config_class)
     hints = {name: hint for section in sections.values() for name, hint in get_type_hints(section).items()}
     parser = _parser(sections, prog, description)
+    parser.set_defaults(base or {})
     files, argv = _take_config_files(argv)
     argv, flags = _normalise_flags(argv, hints)
 
@@ -59,9 +68,9 @@ def parse(config_class: type[Config], argv: list[str], prog: str, description: s
     )
 
 
-def flat(config: Any) -> dict[str, Any]:
-    """All settings of a config in one dict of plain values: what a checkpoint and `args.yaml` keep."""
-    return {key: value for section in dataclasses.asdict(config).values() for key, value in section.items()}
+def flatten(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings of all sections in one dict."""
+    return {key: value for section in sections.values() for key, value in section.items()}
 
 
 def _parser(sections: dict[str, Any], prog: str, description: str) -> ArgumentParser:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from zoo.cli.config import parse
+from zoo.cli.config import flatten, parse
 from zoo.cli.errors import report
 from zoo.cli.results import check_results_file, deliver, markdown, show_log
 from zoo.engine.config import TrainConfig
@@ -26,11 +26,17 @@ def _main(argv: list[str]) -> int:
     check_results_file(config.run.results_file)
     show_log()
 
-    from zoo.engine.distributed import Processes  # torch only now: --help and mistakes answer at once
+    from zoo.engine import checkpoint  # torch only now: --help and mistakes answer at once
+    from zoo.engine.distributed import Processes
     from zoo.engine.smoke import smoke
-    from zoo.engine.train import train
+    from zoo.engine.train import checkpoint_to_resume, train
 
-    trained = train(smoke(config) if config.run.smoke else config)
+    if config.run.smoke:
+        config = smoke(config)
+    elif resume := checkpoint_to_resume(config):
+        before = flatten(checkpoint.load(resume)["config"])
+        config = parse(TrainConfig, argv, "train.py", DESCRIPTION, before)
+    trained = train(config)
     if not Processes.from_environment().is_first:
         return 0
     rows = [{"network": name, **score} for name, score in trained.results["scores"].items()]

@@ -14,15 +14,8 @@ from zoo.atomic import atomic_write
 VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 KEYS = {
-    "version",
-    "model",
-    "num_classes",
-    "config",
-    "progress",
-    "optimizer",
-    "scaler",
-    "state_dict",
-    "state_dict_ema",
+    *("version", "model", "num_classes", "global_batch", "config"),
+    *("progress", "optimizer", "scaler", "state_dict", "state_dict_ema"),
 }
 UNREADABLE = (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError)
 """What torch.load raises on bytes that are no checkpoint."""

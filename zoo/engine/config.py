@@ -205,8 +205,8 @@ class HardwareConfig:
 class RunConfig:
     """Where results go and how a run is kept."""
 
-    output: str = "output/train"
-    """folder of the run: checkpoints, summary.csv, TensorBoard, deployed.safetensors"""
+    output: str | None = None
+    """folder of the run: checkpoints, summary.csv, TensorBoard, deployed.safetensors; by default output/MODEL"""
     resume: str | None = None
     """checkpoint to continue, or auto: the run in --output if there is one"""
     overwrite: bool = False

@@ -52,7 +52,7 @@ class RunState:
     ema: ModelEmaV3 | None
     progress: Progress
     identity: dict[str, Any]
-    """what the run is, kept beside the state: model, num_classes, config"""
+    """what the run is, kept beside the state: model, num_classes, global_batch, config"""
 
     def save(self, folder: Path) -> None:
         """Write `last.pt` in `folder`; the previous one is kept."""
@@ -69,8 +69,9 @@ class RunState:
         )
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises: ValueError if it is of another network or optimiser."""
+        """Continue from a checkpoint. Raises: ValueError if it is of a run with other settings."""
         saved = checkpoint.load(path)
+        self._check_same_run(path, saved)
         try:
             self.network.load_state_dict(saved["state_dict"])
             if self.ema:
@@ -80,6 +81,26 @@ class RunState:
         except (RuntimeError, KeyError, ValueError) as error:
             raise ValueError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
         self.progress = Progress(**saved["progress"])
+
+    def _check_same_run(self, path: Path, saved: dict[str, Any]) -> None:
+        if saved["global_batch"] != self.identity["global_batch"]:
+            raise ValueError(
+                f"resume: {path} was trained with {saved['global_batch']} images per step over all processes, this "
+                f"run has {self.identity['global_batch']}: choose --batch-size and --grad-accum-steps accordingly"
+            )
+        for section, settings in self.identity["config"].items():
+            for key, value in settings.items():
+                before = saved["config"].get(section, {}).get(key, value)
+                if before != value and key not in CHANGEABLE:
+                    raise ValueError(f"resume: {path} was started with {key} {before}, not {value}")
+
+
+# What may change when a run is continued: where it runs and what it reports.
+CHANGEABLE = {
+    *("checkpoint", "pretrained", "data_dir", "workers", "eval_batch_size", "max_bad_images"),
+    *("device", "torchcompile", "threads", "dist_timeout", "output", "resume", "overwrite"),
+    *("checkpoint_interval", "log_interval", "val_interval", "max_nonfinite_steps", "results_file"),
+}
 
 
 class Interrupted(RuntimeError):

@@ -26,6 +26,11 @@ class DivergedError(RuntimeError):
     """The loss stayed NaN or infinite."""
 
 
+def run_folder(config: TrainConfig) -> Path:
+    """Where a run keeps its files: --output, or output/MODEL."""
+    return Path(config.run.output or Path("output") / (config.model.model or "train").replace("/", "_"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """What stays the same during a run."""
@@ -41,7 +46,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return Path(self.config.run.output)
+        return run_folder(self.config)
 
     @property
     def how_to_continue(self) -> str:

@@ -35,7 +35,7 @@ from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_th
 from zoo.engine.log import log_epoch, log_step, open_log
 from zoo.engine.optim import Schedule, create_optimizer, freeze
 from zoo.engine.state import Interrupted, Progress, RunState, StopRequest
-from zoo.engine.step import BufferGuard, Run, optimiser_step, skip_step
+from zoo.engine.step import BufferGuard, Run, optimiser_step, run_folder, skip_step
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def train(config: TrainConfig) -> Trained:
 
 def _train(config: TrainConfig, processes: Processes, device: torch.device, stop: StopRequest) -> Trained:
     started = time.monotonic()
-    resume = _checkpoint_to_resume(config)
+    resume = checkpoint_to_resume(config)
 
     # ---- data and network
     train_set, val_set = open_dataset(config.data, train=True), open_dataset(config.data, train=False)
@@ -101,6 +101,7 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
         identity={
             "model": config.model.model,
             "num_classes": num_classes,
+            "global_batch": global_batch,
             "config": dataclasses.asdict(config),
         },
     )
@@ -200,9 +201,9 @@ def _end_epoch(progress: Progress, scores: dict[str, Predictions], lr: float) ->
     return is_best
 
 
-def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
+def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     """What --resume names. Raises: ValueError if a run would be overwritten unasked."""
-    folder = Path(config.run.output)
+    folder = run_folder(config)
     if config.run.resume == "auto":
         return checkpoint.newest(folder)
     if config.run.resume is not None:

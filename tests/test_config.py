@@ -1,0 +1,169 @@
+"""Flags and YAML become settings; every mistake is one line that names its place and the nearest remedy."""
+
+import subprocess
+import sys
+from dataclasses import asdict, fields
+
+import pytest
+
+from zoo.cli.config import flatten, parse
+from zoo.cli.errors import UsageError
+from zoo.engine.config import TrainConfig, ValidateConfig
+from zoo.resources import find_config, list_configs
+
+
+def train_config(*argv: str) -> TrainConfig:
+    return parse(TrainConfig, list(argv), "train.py")
+
+
+def test_defaults_are_the_dataclasses_own():
+    assert train_config() == TrainConfig()
+    assert parse(ValidateConfig, [], "validate.py") == ValidateConfig()
+
+
+def test_dashes_and_underscores_and_equals_signs_are_alike():
+    spelled = [("--batch-size", "32"), ("--batch_size", "32"), ("--batch-size=32",), ("--batch_size=32",)]
+    assert {train_config(*words).data.batch_size for words in spelled} == {32}
+
+
+def test_switches_have_a_negation():
+    assert train_config().hardware.channels_last
+    assert not train_config("--no-channels-last").hardware.channels_last
+    assert not train_config("--no_channels_last").hardware.channels_last
+    assert train_config("--model-ema").schedule.model_ema
+
+
+def test_flags_win_over_files_and_later_files_over_earlier_ones(tmp_path):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text("lr: 0.5\nepochs: 7\nbatch_size: 8\n")
+    second.write_text("lr: 0.25\nepochs: 9\n")
+    config = train_config("--lr", "0.125", "--config", str(first), f"--config={second}")
+    assert (config.optim.lr, config.schedule.epochs, config.data.batch_size) == (0.125, 9, 8)
+
+
+def test_numbers_without_a_point_are_numbers(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("lr: 1e-3\nweight_decay: 1e-4\n")  # strings to YAML 1.1
+    config = train_config("--config", str(file))
+    assert (config.optim.lr, config.optim.weight_decay) == (1e-3, 1e-4)
+
+
+def test_lists_may_be_written_as_one_value_or_with_commas(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("color_jitter: 0.4\nno_decay: [bias, '!norm']\n")
+    config = train_config("--config", str(file), "--scale", "0.2,1")
+    assert config.augment.color_jitter == [0.4]
+    assert config.augment.scale == [0.2, 1.0]
+    assert config.optim.no_decay == ["bias", "!norm"]
+
+
+def test_mappings_keep_their_types():
+    words = ["--lr-scale", "{bias: 2}", "--progressive", "{0: {img_size: 160}, 37: {aa: rand-m7}}"]
+    config = train_config(*words, "--model-kwargs", "{block: acb}")
+    assert config.optim.lr_scale == {"bias": 2.0}
+    assert config.augment.progressive == {0: {"img_size": 160}, 37: {"aa": "rand-m7"}}
+    assert config.model.model_kwargs == {"block": "acb"}
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [
+        (["--epoch", "3"], "command line: unknown flag --epoch; did you mean --epochs?"),
+        (["--epochs", "x"], "command line: epochs: expected int, got 'x'"),
+        (["--epochs", "0"], "command line: epochs: must be at least 1, got 0"),
+        (["--hflip", "2"], "command line: hflip: must be between 0 and 1, got 2.0"),
+        (["--lr", "nan"], "command line: lr: expected float, got 'nan'"),
+        (
+            ["--amp-dtype", "bf16"],
+            "command line: amp_dtype: expected one of auto, float32, bfloat16, float16, got 'bf16'",
+        ),
+        (["--lr"], "command line: argument --lr: expected one argument"),
+        (["stray"], "command line: unrecognized arguments: stray"),
+        (["--scale", "wide"], "command line: scale: expected list[float], got 'wide'"),
+    ],
+)
+def test_a_wrong_flag_is_named(words, wanted):
+    with pytest.raises(UsageError) as error:
+        train_config(*words)
+    assert str(error.value).startswith(wanted) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text, wanted",
+    [
+        ("epoch: 3", "unknown key 'epoch'; did you mean epochs?"),
+        ("lr: fast", "lr: expected float, got 'fast'"),
+        ("lr:", "lr: no value given (leave the line out for the default)"),
+        ("epochs: 1.5", "epochs: expected int, got '1.5'"),
+        ("lr: 1\nepochs: 0", "epochs: must be at least 1, got 0"),
+        ("sched: cosin", "sched: expected one of cosine, tanh, step, multistep, poly, none, got 'cosin'; did you mean"),
+        ("model_ema: 3", "model_ema: "),
+        ("- lr", "expected lines 'key: value', got list"),
+        ("lr: [", "not readable as YAML"),
+        ("!!python/object/apply:os.system [id]", "not readable as YAML"),
+    ],
+)
+def test_a_wrong_line_of_a_file_is_named_with_the_file(tmp_path, text, wanted):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as error:
+        train_config("--config", str(file))
+    assert str(error.value).startswith(f"{file}: {wanted}") and "\n" not in str(error.value)
+
+
+def test_a_missing_recipe_lists_near_ones():
+    with pytest.raises(ValueError, match=r"quikstart.*quickstart"):
+        train_config("--config", "quikstart")
+
+
+def test_a_recipe_goes_by_name_or_path():
+    assert train_config("--config", "quickstart") == train_config("--config", str(find_config("quickstart")))
+
+
+def test_settings_of_a_run_take_the_place_of_the_defaults():
+    before = flatten(asdict(train_config("--lr", "0.5", "--epochs", "3")))
+    again = parse(TrainConfig, ["--epochs", "4"], "train.py", base=before)
+    assert (again.optim.lr, again.schedule.epochs) == (0.5, 4)
+
+
+def test_no_two_settings_share_a_name_and_each_has_help(capsys):
+    for config_class in (TrainConfig, ValidateConfig):
+        sections = asdict(config_class())
+        assert len(flatten(sections)) == sum(map(len, sections.values()))
+    with pytest.raises(SystemExit) as stop:
+        train_config("--help")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for section in asdict(TrainConfig()).values():
+        for name in section:
+            assert f"--{name.replace('_', '-')}" in text
+
+
+def test_the_flags_a_timm_user_knows_are_there():
+    known = {f.name for section in fields(TrainConfig()) for f in fields(getattr(TrainConfig(), section.name))}
+    timm = "model checkpoint data_dir dataset batch_size epochs lr opt sched weight_decay img_size num_classes workers"
+    timm += " output resume smoothing mixup cutmix aa reprob remode recount model_ema model_ema_decay clip_grad seed"
+    timm += " grad_accum_steps amp_dtype channels_last sync_bn layer_decay warmup_epochs warmup_lr min_lr drop hflip"
+    assert set(timm.split()) <= known
+
+
+def test_help_and_mistakes_do_not_import_torch():
+    code = (
+        "import sys; from zoo.cli.train import main\n"
+        "assert main(['--lr', 'x']) == 2\n"
+        "try: main(['--help'])\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "train.py: error: command line: lr: expected float, got 'x'\n"
+
+
+@pytest.mark.parametrize("name", list_configs())
+def test_every_recipe_parses_and_says_what_it_is(name):
+    text = find_config(name).read_text()
+    header = [line for line in text.splitlines() if line.startswith("#")]
+    assert train_config("--config", name).model.model
+    assert any("train.py --config" in line for line in header)
+    assert "top-1" in " ".join(header)
