@@ -13,6 +13,7 @@ ORDER = [
     "zoo.atomic",
     "zoo.cost",
     "zoo.resources",
+    "zoo.paper.tables",  # data alone
     "zoo.reparam.algebra",
     "zoo.reparam.layers",
     "zoo.reparam.fold",

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 import torchvision
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
-from zoo.checkpoints import fetch_pretrained, load_into
+from zoo.checkpoints import Checkpoint, fetch_pretrained, load_checkpoint, read_checkpoint
 from zoo.reparam.convert import convert
 from zoo.reparam.deploy import deploy as deploy_network
 
@@ -124,7 +126,7 @@ def create_model(
     name: str,
     pretrained: bool = False,
     *,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoint | None = None,
     deploy: bool = False,
     block: str | None = None,
     features_only: bool = False,
@@ -140,7 +142,8 @@ def create_model(
         name: A registered name (`zoo list`), or `timm/NAME` or `torchvision/NAME`.
         pretrained: Fetch published weights.
         checkpoint: A file in any layout we know: ours, the official repositories', timm's; of either structure,
-            which is recognised. A deployed checkpoint gives a deployed network.
+            which is recognised. A deployed checkpoint gives a deployed network. Also what `read_checkpoint` returns.
+            The number of classes is the file's, unless `num_classes` asks for another: then the classifier is fresh.
         deploy: Return the deployed structure; with weights, proven equal.
         block: Replace the K×K convolutions by this branch set (see `zoo.convert`).
         features_only: Return the feature maps at `out_indices` (default: all taps) instead of logits.
@@ -155,11 +158,10 @@ def create_model(
         raise ValueError("pass pretrained=True or checkpoint=PATH, not both")
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     source = fetch_pretrained(name) if pretrained else checkpoint
-    model = _build(name, **kwargs)
-    if block:
-        model = convert(model, block)
     if source:
-        model = load_into(model, source)
+        model = _load(name, source, block, **kwargs)
+    else:
+        model = _build(name, block, **kwargs)
     if deploy:
         model = deploy_network(model.eval(), verify=source is not None)
     if features_only:
@@ -168,8 +170,32 @@ def create_model(
     return model
 
 
-def _build(name: str, **kwargs: Any) -> nn.Module:
+def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwargs: Any) -> nn.Module:
+    """A network with a checkpoint's weights.
+
+    Ours is built on the meta device, so that nothing is initialised only to be overwritten, and takes its number of
+    classes and its own arguments from the file. Other libraries' networks are built as asked.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
+    if "/" in name:
+        return load_checkpoint(_build(name, block, **kwargs), checkpoint, name=name)
+    if checkpoint.model in (name, model_entry(name).name):
+        kwargs = {**checkpoint.metadata.get("model_kwargs", {}), **kwargs}
+        block = block or checkpoint.metadata.get("block")
+    num_classes, device = kwargs.pop("num_classes", None), kwargs.pop("device", None)
+    with torch.device("meta"):
+        model = _build(name, block, **kwargs)
+    others = [(other, functools.partial(_build, other)) for other in _ENTRIES if other != name]
+    return load_checkpoint(model, checkpoint, num_classes=num_classes, name=name, candidates=others).to(device)
+
+
+def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
     """A freshly initialised network of ours, of timm (`timm/NAME`) or of torchvision (`torchvision/NAME`)."""
+    model = _construct(name, **kwargs)
+    return convert(model, block) if block else model
+
+
+def _construct(name: str, **kwargs: Any) -> nn.Module:
     library, _, foreign = name.partition("/")
     if library == "timm" and foreign:
         return timm.create_model(foreign, **kwargs)

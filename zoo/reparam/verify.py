@@ -39,7 +39,7 @@ def example_input(model: nn.Module, batch_size: int = 2) -> Tensor:
         height, width = height // 2, width // 2
     like = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, channels, height, width, generator=generator)
+    images = torch.randn(batch_size, channels, height, width, generator=generator, device="cpu")
     return images.to(like.device, like.dtype)
 
 

@@ -1,0 +1,124 @@
+"""Recognise a checkpoint: which layout, which structure, which network. By its names, never by guessing."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal
+
+import torch
+from torch import nn
+
+from zoo.checkpoints.layouts import LAYOUTS, NATIVE, Layout
+from zoo.checkpoints.read import Checkpoint
+from zoo.cost import meta_twin
+from zoo.reparam.block import MultiBranchConv2d
+from zoo.reparam.deploy import deploy
+from zoo.reparam.layers import TrainingOnly
+
+Structure = Literal["train", "deployed", "blocks deployed"]
+Candidates = Iterable[tuple[str, Callable[[], nn.Module]]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """How a file's names and a network's belong together.
+
+    Attributes:
+        layout, structure: What the file is. "blocks deployed": BatchNorms outside blocks are still there.
+        network: The network in that structure.
+        names: {name in the file: name in the network}.
+        missing, unknown: Names that the layout has and the file has not, and the reverse; both empty if it fits.
+    """
+
+    layout: Layout
+    structure: Structure
+    network: nn.Module
+    names: dict[str, str]
+    missing: list[str]
+    unknown: list[str]
+
+    @property
+    def fits(self) -> bool:
+        return not self.missing and not self.unknown
+
+
+def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
+    """The layout and structure whose names are the file's; if none is, the one that differs least."""
+    theirs = {name for name in checkpoint.state_dict if not _counts_batches(name)}
+    layouts = [NATIVE, *_marked(checkpoint)]
+    blocks = [name for name, module in model.named_modules() if isinstance(module, MultiBranchConv2d)]
+    training_only = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TrainingOnly))
+    nearest: Match | None = None
+    for structure, network in _structures(model):
+        keys = list(network.state_dict())
+        spare = [key for key in model.state_dict() if key.startswith(training_only)] if structure != "train" else []
+        for layout in layouts:
+            names = layout.names(keys, blocks if structure != "train" else ())
+            if names is None:
+                continue
+            expected = {name for name in names if not _counts_batches(name)}
+            unknown = theirs - expected - set(layout.names(spare) or ())
+            match = Match(layout, structure, network, names, sorted(expected - theirs), sorted(unknown))
+            if match.fits:
+                return match
+            if nearest is None or _distance(match) < _distance(nearest):
+                nearest = match
+    assert nearest is not None
+    return nearest
+
+
+def _structures(model: nn.Module) -> Iterator[tuple[Structure, nn.Module]]:
+    """The network as it is, then, if it comes to that, deployed on the meta device."""
+    yield "train", model
+    twin = meta_twin(model).requires_grad_(True).eval()
+    yield "deployed", deploy(twin, verify=False)
+    yield "blocks deployed", deploy(twin, verify=False, fold_norms=False)
+
+
+def _counts_batches(name: str) -> bool:
+    """Old files lack `num_batches_tracked`, of no influence on the outputs; torch then fills it in."""
+    return name.endswith("num_batches_tracked")
+
+
+def _distance(match: Match) -> int:
+    return len(match.missing) + len(match.unknown)
+
+
+def _marked(checkpoint: Checkpoint) -> list[Layout]:
+    """The layouts that some name in a file bears the mark of."""
+    return [l for l in LAYOUTS if any(re.search(l.mark, name) for name in checkpoint.state_dict)]
+
+
+def looks_like(checkpoint: Checkpoint, candidates: Candidates) -> str | None:
+    """The first candidate that the file fits in names and sizes; likely ones (by the file's name) are tried first."""
+    layouts = _marked(checkpoint)
+    likely = [(name, build) for name, build in candidates if any(fnmatch(name, l.models) for l in layouts)]
+    stem = checkpoint.path.name.lower()
+    likely.sort(key=lambda pair: -difflib.SequenceMatcher(None, pair[0], stem).ratio())
+    for name, build in likely:
+        with torch.device("meta"):
+            match = recognise(build(), checkpoint)
+        if match.fits and _same_sizes(match, checkpoint):
+            return name
+    return None
+
+
+def _same_sizes(match: Match, checkpoint: Checkpoint) -> bool:
+    own, head = match.network.state_dict(), f"{classifier(match.network)}."
+    pairs = [
+        (own[native].shape, checkpoint.state_dict.get(theirs))
+        for theirs, native in match.names.items()
+        if not native.startswith(head)
+    ]
+    return all(tensor is None or tensor.shape == shape for shape, tensor in pairs)
+
+
+def classifier(network: nn.Module) -> str | None:
+    """Name of the last layer, which has a row a class, if the network declares it."""
+    cfg = getattr(network, "pretrained_cfg", None) or {}
+    name = (cfg if isinstance(cfg, dict) else cfg.to_dict()).get("classifier")
+    return name if isinstance(name, str | None) else name[0]
