@@ -1,5 +1,5 @@
 """The networks; importing this fills the registry."""
 
-from zoo.models import repvgg
+from zoo.models import mobileone, repghostnet, repvgg
 
-__all__ = ["repvgg"]
+__all__ = ["mobileone", "repghostnet", "repvgg"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead
+from timm.layers import ClassifierHead, get_device_dtype
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
@@ -14,12 +14,14 @@ from torch import Tensor, nn
 class StagedNetwork(nn.Module):
     """A classification network in timm's contract; families only build its parts.
 
-    logits = head(stages(stem(x))). Taps for features are the stem and each stage's last map.
+    logits = head(final(stages(stem(x)))). Taps for features are the stem and each stage's last map.
 
     Args:
-        stem, stages, head: The parts; `head` as timm's `ClassifierHead` (pools, then classifies).
-        num_features: Channels of the last stage's map.
+        stem, stages: The parts with a tap.
+        head: Pools, then classifies, with the attributes and `reset` of timm's `ClassifierHead`.
+        final: What a family has between the last tap and pooling.
         channels, reductions: Of the stem and of each stage: for `feature_info`.
+        num_features: Channels of the map that is pooled, if not the last stage's.
     """
 
     def __init__(
@@ -28,18 +30,21 @@ class StagedNetwork(nn.Module):
         stages: list[nn.Sequential],
         head: ClassifierHead,
         *,
+        final: nn.Module | None = None,
         num_classes: int,
         in_chans: int,
         channels: list[int],
         reductions: list[int],
+        num_features: int | None = None,
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.num_features = self.head_hidden_size = channels[-1]
+        self.num_features = num_features or channels[-1]
         self.grad_checkpointing = False
         self.stem = stem
         self.stages = nn.ModuleList(stages)
+        self.final = final or nn.Identity()
         self.head = head
         modules = ["stem", *(f"stages.{i}" for i in range(len(stages)))]
         self.feature_info = [
@@ -51,7 +56,7 @@ class StagedNetwork(nn.Module):
         x = self.stem(x)
         for stage in self.stages:
             x = self._run(stage, x)
-        return x
+        return self.final(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Unpooled features → logits (N, num_classes), or the vector before the classifier."""
@@ -75,7 +80,7 @@ class StagedNetwork(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> Any:
-        """Feature maps by tap index (0: the stem), alone or beside the final features.
+        """Feature maps by tap index (0: the stem), alone or beside the features that the head pools.
 
         Raises:
             ValueError: An output format other than NCHW.
@@ -90,18 +95,30 @@ class StagedNetwork(nn.Module):
             x = part(x) if index == 0 else self._run(part, x)
             if index in wanted:
                 taps.append(x)
-        return taps if intermediates_only else (x, taps)
+        if intermediates_only:
+            return taps
+        stopped = stop_early and last < len(self.stages)
+        return (x if stopped else self.final(x)), taps
 
     @torch.jit.ignore
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last wanted tap, and the classifier."""
+        """Drop the stages after the last wanted tap, and the classifier with what leads to it."""
         wanted, last = feature_take_indices(len(self.stages) + 1, indices)
+        if prune_head or prune_norm or last < len(self.stages):
+            self.final = nn.Identity()
+            self.num_features = self.feature_info[last]["num_chs"]
         self.stages = self.stages[:last]
         if prune_head:
-            self.reset_classifier(0, "")
+            self.num_classes = 0
+            self.head = ClassifierHead(self.num_features, 0, "", self.drop_rate).train(self.training)
         return wanted
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Length of the vector that is classified."""
+        return self.head.num_features
 
     @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
@@ -111,7 +128,7 @@ class StagedNetwork(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh classifier of `num_classes` (0: none)."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool)
+        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -143,5 +160,3 @@ def dilated(strides: list[int], output_stride: int) -> list[tuple[int, int, int]
     if reduction > output_stride:
         raise ValueError(f"output_stride={output_stride} cannot be reached with strides {strides}")
     return plan
-
-
