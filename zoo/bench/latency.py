@@ -11,14 +11,13 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
-from zoo.bench.results import Row
-from zoo.bench.statistics import geometric_mean, noise_warning, ratio_of_medians, summarize
+from zoo.bench.results import CONTROL, Row
+from zoo.bench.statistics import noise_warning, ratio_of_medians, summarize
 from zoo.bench.structures import build_structures
 from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
 from zoo.bench.traffic import traffic
@@ -28,8 +27,6 @@ from zoo.export.engines import Run, Source, refusal
 
 AUTO_PRECISIONS = {"fp32": ("fp32",), "bf16": ("fp32", "bf16"), "int8": ("fp32", "bf16", "int8")}
 """The precision of an `auto` row → what its engine may choose from."""
-CONTROL = "control"
-"""A second copy of a group's reference: how far two identical contenders differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,28 +259,3 @@ def _figures(timings: Timings, name: str, reference: str, row: Row, peaks: dict[
             ratio, ratio_of_medians(timings.samples[reference], control) if control else None
         )
     return figures
-
-
-def geometric_means(rows: Sequence[Row]) -> list[Row]:
-    """Mean speed-up of each structure, engine and precision over all models, batch sizes and resolutions.
-
-    Only combinations that every model and setting has are averaged, so that no mean leaves a slow network out.
-    """
-    cells = {_cell(row) for row in rows if row["structure"] != CONTROL}
-    kinds = dict.fromkeys((r["structure"], r["engine"], r["precision"]) for r in rows if r["structure"] != CONTROL)
-    means = []
-    for structure, engine, precision in kinds:
-        mine = [
-            r
-            for r in rows
-            if (r["structure"], r["engine"], r["precision"]) == (structure, engine, precision) and r["status"] == "ok"
-        ]
-        if {_cell(row) for row in mine} == cells:
-            speedups: list[Any] = [row["speedup"]["value"] for row in mine]
-            mean = {"structure": structure, "engine": engine, "precision": precision}
-            means.append({**mean, "count": len(mine), "speedup": geometric_mean(speedups)})
-    return means
-
-
-def _cell(row: Row) -> tuple[Any, ...]:
-    return row["model"], row["batch_size"], row["img_size"], row["threads"]

@@ -16,6 +16,9 @@ SCHEMA = 1
 Row = dict[str, Any]
 """One line of a table: settings, `status`, figures. The keys are documented in docs/benchmarking.md."""
 
+CONTROL = "control"
+"""The structure of a second copy of a group's reference: how far two identical contenders differ."""
+
 
 def document(kind: str, rows: list[Row], **extra: Any) -> dict[str, Any]:
     """A result with its provenance.

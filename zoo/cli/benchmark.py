@@ -1,0 +1,277 @@
+"""`benchmark.py`, `zoo benchmark`: measure networks, operators and training steps; show and draw the results."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.cli.benchmark_options import parser
+from zoo.cli.errors import UsageError, report
+
+if TYPE_CHECKING:
+    from zoo.bench.timing import Plan
+
+Options = argparse.Namespace
+Result = dict[str, Any]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand; 0, or 2 for bad input, 1 for a mishap. The last line of stdout is one JSON object."""
+    argv = sys.argv[1:] if argv is None else argv
+    return report("benchmark.py", lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
+    if argv[:1] == ["paper"]:
+        from zoo.cli.paper import main as paper
+
+        return paper(argv[1:])
+    options = parser().parse_args(argv)
+    result = RUN[options.command](options)
+    print(json.dumps(result))
+    return 0
+
+
+def _latency(options: Options) -> Result:
+    from zoo.bench.latency import contenders_of, measure_group, settings_of
+    from zoo.bench.means import geometric_means, repeatability
+    from zoo.bench.peak import measure_peaks
+
+    plan, models, engines = _plan(options), _models(options.model), _engines(options.engine)
+    if options.checkpoint and len(models) > 1:
+        raise UsageError("--checkpoint holds the weights of one network: give one --model")
+    if options.repeat < 1:
+        raise UsageError(f"--repeat {options.repeat} runs nothing: give 1 or more")
+    device = _device(options.device)
+    groups = [contenders_of(model, options.structure, engines, options.precision) for model in models]
+    if options.together:
+        groups = [[contender for group in groups for contender in group]]
+    settings = list(settings_of(options.batch_size, options.img_size, options.threads, options.device))
+    peaks = {}
+    for threads in options.threads:
+        with _torch_threads(threads):
+            peaks[str(threads)] = measure_peaks(options.precision, device)
+    runs: list[list[dict[str, Any]]] = []
+    with _progress(len(settings) * len(groups) * options.repeat, plan) as on_round:
+        for _ in range(options.repeat):
+            rows: list[dict[str, Any]] = []
+            for setting in settings:
+                for group in groups:
+                    limits = peaks[str(setting.threads)]
+                    checkpoint = options.checkpoint
+                    rows += measure_group(
+                        group, setting, plan, peaks=limits, checkpoint=checkpoint, on_round=next(on_round)
+                    )
+            runs.append(rows)
+    _add_published(runs[0])
+    extra = {"repeatability": repeatability(runs)} if options.repeat > 1 else {}
+    return _finish("latency", runs[0], options, peaks=peaks, means=geometric_means(runs[0]), **extra)
+
+
+def _concat_add(options: Options) -> Result:
+    from zoo.bench.concat_add import SHAPES, cases, measure_modules, measure_networks, measure_operators
+    from zoo.bench.means import over_stages
+
+    plan, engines = _plan(options), _engines(options.engine)
+    _device(options.device)
+    if options.device != "cpu" or "auto" in engines:
+        raise UsageError("concat-add compares engines on the CPU: --device cpu, and an --engine by its name")
+    jobs: list[Callable[[], list[dict[str, Any]]]] = []
+    for threads in options.threads:
+        if "operator" in options.comparison:
+            for case in cases(engines, options.layout, options.batch_size, threads):
+                jobs.append(lambda case=case: measure_operators(case, plan))
+        for engine in engines:
+            for batch in options.batch_size:
+                setting = (batch, engine, threads, plan)
+                if "module" in options.comparison:
+                    jobs += [lambda s=s, setting=setting: [measure_modules(s, *setting)] for s in SHAPES]
+                if "network" in options.comparison:
+                    for size in options.img_size:
+                        jobs.append(lambda size=size, at=(engine, batch, threads): [_network(size, *at, plan)])
+
+    def _network(size: int, engine: str, batch: int, threads: int, plan: Plan) -> dict[str, Any]:
+        return measure_networks(1.0, batch, size, engine, threads, plan)
+
+    rows: list[dict[str, Any]] = []
+    with _progress(len(jobs), plan) as on_round:
+        for job in jobs:
+            next(on_round)
+            rows += job()
+    return _finish("concat-add", rows, options, means=over_stages(rows))
+
+
+def _train(options: Options) -> Result:
+    from zoo.bench.train_step import contenders_of, measure_model
+
+    return _per_model(
+        options,
+        "train",
+        lambda model, **setting: measure_model(
+            contenders_of(model, options.structure, options.layout, options.precision), **setting
+        ),
+    )
+
+
+def _profile(options: Options) -> Result:
+    from zoo.bench.profile import profile_model
+
+    return _per_model(options, "profile", lambda model, **setting: profile_model(model, options.structure, **setting))
+
+
+def _per_model(options: Options, kind: str, measure: Callable[..., list[dict[str, Any]]]) -> Result:
+    """Measure every model at every setting."""
+    plan, models = _plan(options), _models(options.model)
+    _device(options.device)
+    cells = [
+        {"batch_size": batch, "img_size": size, "threads": threads}
+        for threads in options.threads
+        for size in options.img_size
+        for batch in options.batch_size
+    ]
+    rows: list[dict[str, Any]] = []
+    with _progress(len(models) * len(cells), plan) as on_round:
+        for model in models:
+            for cell in cells:
+                rows += measure(model, **cell, plan=plan, device=options.device, on_round=next(on_round))
+    return _finish(kind, rows, options)
+
+
+def _report(options: Options) -> Result:
+    from zoo.bench.report import read_all, write_report
+
+    written = write_report(read_all(options.results), options.output)
+    return {"results": options.results, "written": [str(path) for path in written]}
+
+
+def _plan(options: Options) -> Plan:
+    from zoo.bench.timing import Plan
+
+    for file in (options.results_file, options.report):
+        if file and not Path(file).resolve().parent.is_dir():
+            raise UsageError(f"the folder of {file} does not exist")
+    if options.results_file and not options.results_file.endswith(".json"):
+        raise UsageError(f"--results-file {options.results_file} must end in .json; --report writes other formats")
+    return Plan(rounds=options.rounds, seconds=options.seconds, warmup_seconds=options.warmup_seconds)
+
+
+def _models(patterns: Sequence[str]) -> list[str]:
+    """Names and patterns → names, checked before anything is measured."""
+    import timm
+
+    import zoo
+
+    names: list[str] = []
+    for pattern in patterns:
+        library, _, foreign = pattern.partition("/")
+        if library == "timm" and not timm.is_model(foreign):
+            near = difflib.get_close_matches(foreign, timm.list_models(), n=3)
+            hint = f"did you mean {', '.join(f'timm/{name}' for name in near)}?" if near else "see timm.list_models()"
+            raise UsageError(f"unknown model {pattern!r}: {hint}")
+        if foreign:
+            names.append(pattern)
+        elif matches := zoo.list_models(pattern):
+            names += matches
+        else:
+            names.append(zoo.model_entry(pattern).name)  # raises, naming near names
+    return list(dict.fromkeys(names))
+
+
+def _engines(names: Sequence[str] | None) -> list[str]:
+    """The engines asked for, each known and installed; those installed if none were."""
+    from zoo.export.engines import ENGINES, check_name, missing_package
+
+    packaged = ("onnxruntime", "openvino")
+    if names is None:
+        return ["eager", *(engine for engine in packaged if missing_package(engine) is None)]
+    for name in names:
+        check_name("engine", name, ("auto", *ENGINES))
+        if name in packaged and (reason := missing_package(name)) is not None:
+            raise UsageError(f"--engine {name}: {reason.replace(': install', ': pip install')}")
+    return list(names)
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return torch.device(name)
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _progress(groups: int, plan: Plan) -> Iterator[Iterator[Callable[[int], None]]]:
+    """A bar on stderr; yields, group by group, what is to be told the group's finished rounds."""
+    from tqdm import tqdm
+
+    with tqdm(total=groups * plan.rounds, unit="round", file=sys.stderr) as bar:
+
+        def callbacks() -> Iterator[Callable[[int], None]]:
+            for group in range(groups):
+                bar.n = group * plan.rounds
+                bar.refresh()
+                yield lambda done, start=group * plan.rounds: bar.update(start + done - bar.n) and None
+
+        yield callbacks()
+        bar.update(groups * plan.rounds - bar.n)
+
+
+def _add_published(rows: Sequence[dict[str, Any]]) -> None:
+    """Published accuracy beside each network, for the accuracy-latency picture."""
+    from zoo.paper.tables import published
+
+    for row in rows:
+        known = published(row["model"])
+        if known is not None and known.top1 is not None:
+            row["published_top1"] = {"value": known.top1, "source": known.source}
+
+
+def _finish(kind: str, rows: list[dict[str, Any]], options: Options, **extra: Any) -> Result:
+    """Write the files, print the tables, and give the summary that ends stdout."""
+    from zoo.bench.report import write_report
+    from zoo.bench.results import document, write
+    from zoo.bench.tables import console, tables
+
+    result = document(kind, rows, **extra)
+    if options.results_file:
+        write(options.results_file, result)
+    if options.report:
+        write_report([result], options.report)
+    for table in tables(result):
+        print(f"{table.title}\n{console(table)}\n")
+    if "repeatability" in result:
+        r = result["repeatability"]
+        print(f"{r['within']} of {r['compared']} repeated ratios lie in the interval that another run stated\n")
+    brief = [{key: value for key, value in row.items() if key != "samples"} for row in result["rows"]]
+    return {**result, "rows": brief}
+
+
+RUN: dict[str, Callable[[Options], Result]] = {
+    "latency": _latency,
+    "concat-add": _concat_add,
+    "train": _train,
+    "profile": _profile,
+    "report": _report,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
