@@ -1,5 +1,5 @@
 """The networks; importing this fills the registry."""
 
-from zoo.models import mobileone, repghostnet, repvgg
+from zoo.models import alexnet, converted, mobileone, repghostnet, repvgg, yolov7
 
-__all__ = ["mobileone", "repghostnet", "repvgg"]
+__all__ = ["alexnet", "converted", "mobileone", "repghostnet", "repvgg", "yolov7"]

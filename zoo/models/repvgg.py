@@ -197,7 +197,7 @@ VARIANTS: dict[str, Variant] = {
 
 def _builder(variant: Variant) -> Any:
     network = RepVGGPlus if variant.aux_heads else RepVGG
-    return lambda **kwargs: network(variant, **kwargs)
+    return lambda block="repvgg", **kwargs: network(variant, block=block, **kwargs)
 
 
 for _name, _variant in VARIANTS.items():
