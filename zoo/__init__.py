@@ -8,7 +8,7 @@
 from zoo import models  # fills the registry
 from zoo.checkpoints import CheckpointError
 from zoo.registry import create_model, list_models, model_entry, register_model
-from zoo.reparam.convert import convert
+from zoo.reparam.convert import convert, expand
 from zoo.reparam.deploy import DeployReport, deploy, deploy_with_report, is_deployed
 from zoo.reparam.verify import EquivalenceError
 
@@ -21,6 +21,7 @@ __all__ = [
     "create_model",
     "deploy",
     "deploy_with_report",
+    "expand",
     "is_deployed",
     "list_models",
     "model_entry",
