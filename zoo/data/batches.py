@@ -16,9 +16,9 @@ PCA_VALUES = (0.2175, 0.0188, 0.0045)
 class Normalize:
     """uint8 (B, 3, H, W) → float32 (image / 255 − mean) / std on `device`, in the asked memory format.
 
-    On the CPU it goes image by image, so that the second and third pass find the image in the cache (two to
-    three times as fast as whole-batch operations), and a channels-last image is seen as rows of W·3 numbers,
-    because a broadcast over an innermost dimension of 3 is not vectorised.
+    On the CPU it goes image by image, so that the second and third pass find the image in the cache, and a
+    channels-last image is seen as rows of W·3 numbers, because a broadcast over an innermost dimension of 3 is
+    not vectorised.
     """
 
     def __init__(
