@@ -32,7 +32,7 @@ BLOCKS = ("acb", "dbb", "repvgg")
 
 TIMM = """
     resnet10t resnet18 resnet26d resnext26ts seresnext26d_32x4d gcresnext26ts eca_resnext26ts
-    bat_resnext26ts botnet26t_256@256 halonet26t@128 lambda_resnet26t@128 ecaresnet26t skresnet18 legacy_seresnet18
+    bat_resnext26ts@256 botnet26t_256@256 halonet26t@128 lambda_resnet26t@128 ecaresnet26t skresnet18 legacy_seresnet18
     resnest14d resnetblur18 resnetaa34d resnetv2_18 resnetv2_50x1_bit nf_regnet_b0 nf_ecaresnet26 eca_nfnet_l0
     regnetx_002 regnety_002 regnetz_005 gernet_s densenet121 vgg11_bn vgg11 mobilenetv1_100 mobilenetv2_035
     mobilenetv3_small_050 mobilenetv4_conv_small_035 mobilenet_edgetpu_v2_xs efficientnet_b0 efficientnet_lite0
@@ -98,7 +98,12 @@ def survey(network: str, size: int, block: str) -> dict[str, Any]:
         row |= {"params": list(proof.params), "own_layout": has_layout(deployed, plain)}
     except ValueError as error:
         row |= {"outcome": "refused", "reason": str(error)}
-    except (RuntimeError, AttributeError, TypeError) as error:  # a bug, here or there: it belongs in the table
+    except (
+        RuntimeError,
+        AssertionError,
+        AttributeError,
+        TypeError,
+    ) as error:  # a bug, here or there: it belongs in the table
         row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 

@@ -58,7 +58,7 @@ def main() -> int:
         "settings": {
             "network": "timm resnet10t with stem 16 and widths 16 32 64 128, 32x32 grey",
             "pretrain": f"{PRETRAIN_EPOCHS} epochs on classes 0-4",
-            "finetune": f"{FINETUNE_EPOCHS} epochs on 200 images of each of 10 classes, SGD, cosine, batch {BATCH_SIZE}",
+            "finetune": f"{FINETUNE_EPOCHS} epochs on 200 images a class, all classes, batch {BATCH_SIZE}",
             "learning_rates": LEARNING_RATES,
         },
         "summary": summary(runs),

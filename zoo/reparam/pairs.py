@@ -75,7 +75,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
         pass
     try:
         return _trace(copy.deepcopy(model), example)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # timm asserts the sizes of images
         raise ValueError(
             f"{type(model).__name__} does not run on an input of {tuple(example.shape)}: {error}"
         ) from error
