@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 import torchvision
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs
+from timm.models._builder import pretrained_cfg_for_features
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
@@ -145,7 +147,8 @@ def create_model(
             which is recognised. A deployed checkpoint gives a deployed network. Also what `read_checkpoint` returns.
             The number of classes is the file's, unless `num_classes` asks for another: then the classifier is fresh.
         deploy: Return the deployed structure; with weights, proven equal.
-        block: Replace the K×K convolutions by this branch set (see `zoo.convert`).
+        block: Build with this branch set instead of the network's own; a network that has none is converted
+            (see `zoo.convert`).
         features_only: Return the feature maps at `out_indices` (default: all taps) instead of logits.
         kwargs: To the builder: num_classes, in_chans, drop_rate, device, dtype, output_stride, …
 
@@ -164,10 +167,7 @@ def create_model(
         model = _build(name, block, **kwargs)
     if deploy:
         model = deploy_network(model.eval(), verify=source is not None)
-    if features_only:
-        getter = {} if out_indices is None else {"out_indices": out_indices}
-        model = FeatureGetterNet(model, **getter)
-    return model
+    return _features(model, out_indices) if features_only else model
 
 
 def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwargs: Any) -> nn.Module:
@@ -191,25 +191,35 @@ def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwarg
 
 def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
     """A freshly initialised network of ours, of timm (`timm/NAME`) or of torchvision (`torchvision/NAME`)."""
-    model = _construct(name, **kwargs)
+    library, _, foreign = name.partition("/")
+    if library == "timm" and foreign:
+        model = timm.create_model(foreign, **kwargs)
+    elif library == "torchvision" and foreign:
+        model = torchvision.models.get_model(foreign, weights=None, **kwargs)
+    else:
+        entry = model_entry(name)
+        if block and "block" in inspect.signature(entry.builder).parameters:
+            kwargs, block = {**kwargs, "block": block}, None
+        model = entry.builder(**kwargs)
+        model.pretrained_cfg = model.default_cfg = {**entry.cfg, "architecture": entry.timm_name}
     return convert(model, block) if block else model
 
 
-def _construct(name: str, **kwargs: Any) -> nn.Module:
-    library, _, foreign = name.partition("/")
-    if library == "timm" and foreign:
-        return timm.create_model(foreign, **kwargs)
-    if library == "torchvision" and foreign:
-        return torchvision.models.get_model(foreign, weights=None, **kwargs)
-    entry = model_entry(name)
-    model = entry.builder(**kwargs)
-    model.pretrained_cfg = model.default_cfg = {**entry.cfg, "architecture": entry.timm_name}
-    return model
+def _features(model: nn.Module, out_indices: tuple[int, ...] | None) -> nn.Module:
+    """The network cut to its feature maps, in the manner of timm's `features_only`."""
+    if not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"features_only: {type(model).__name__} has no feature taps")
+    cfg = getattr(model, "pretrained_cfg", {})
+    taps = list(range(len(model.feature_info))) if out_indices is None else list(out_indices)
+    features = FeatureGetterNet(model, out_indices=taps)
+    features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(cfg)
+    return features
 
 
 def _register_in_timm(entry: ModelEntry) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        for timms in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+        # What timm passes to every entry point. `feature_cls` chooses between its wrappers of the same taps.
+        for timms in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "feature_cls"):
             kwargs.pop(timms, None)
         return create_model(entry.name, pretrained, **kwargs)
 
