@@ -143,6 +143,8 @@ class OptimConfig:
     """batches per optimiser step"""
     equivalent_l2: float = bounded(0.0, 0)
     """RepVGG's custom L2: this times half the squared norm of every block's equivalent kernel"""
+    channel_lasso: float = bounded(0.0, 0)
+    """pruning: this times the group lasso over the output channels of every block's equivalent kernel"""
     freeze: list[str] = field(default_factory=list)
     """selectors of parameters that are not trained"""
     freeze_bn: bool = False

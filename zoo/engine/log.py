@@ -7,11 +7,13 @@ import logging
 from pathlib import Path
 
 import yaml
+from torch import nn
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from zoo.atomic import atomic_write
 from zoo.engine.config import TrainConfig
 from zoo.engine.state import Progress
+from zoo.reparam.shares import branch_shares
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ def log_step(log: SummaryWriter, progress: Progress, loss: float, lr: float) -> 
 
 
 def log_epoch(log: SummaryWriter, folder: Path, progress: Progress) -> None:
-    """The row of the last epoch, everywhere. Curves per block (shares of its branches) belong here too.
+    """The row of the last epoch, everywhere.
 
     summary.csv is written whole, from the state, so a resumed run cannot repeat a row.
     """
@@ -48,3 +50,10 @@ def log_epoch(log: SummaryWriter, folder: Path, progress: Progress) -> None:
         log.add_scalar(f"epoch/{key}", row[key], progress.step)
     log.flush()
     logger.info("  ".join(f"{key} {value:.4g}" for key, value in row.items()))
+
+
+def log_shares(log: SummaryWriter, network: nn.Module, progress: Progress) -> None:
+    """How much of each block's equivalent kernel every branch makes up: which branch earns its place."""
+    for block, shares in branch_shares(network).items():
+        for branch, share in shares.items():
+            log.add_scalar(f"share/{block}/{branch}", share, progress.step)
