@@ -152,12 +152,8 @@ def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:
         content, ema = content[key], False
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
         return {str(name): tensor for name, tensor in content.items()}
-    held = (
-        f"a mapping of {', '.join(map(str, list(content)[:4]))}"
-        if isinstance(content, Mapping)
-        else type(content).__name__
-    )
-    raise CheckpointError(f"{path}: no weights found in it, but {held or 'nothing'}; save a state_dict()")
+    held = ", ".join(map(str, list(content)[:4])) if isinstance(content, Mapping) else type(content).__name__
+    raise CheckpointError(f"{path}: no weights found in it (it holds: {held or 'nothing'}); save a state_dict()")
 
 
 def _without_wrappers(state: dict[str, Tensor]) -> dict[str, Tensor]:

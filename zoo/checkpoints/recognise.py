@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from zoo.checkpoints.layouts import LAYOUTS, NATIVE, Layout
+from zoo.checkpoints.layouts import Layout
 from zoo.checkpoints.read import Checkpoint
+from zoo.checkpoints.tables import LAYOUTS, NATIVE
 from zoo.cost import meta_twin
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.deploy import deploy
@@ -90,13 +91,13 @@ def _distance(match: Match) -> int:
 
 def _marked(checkpoint: Checkpoint) -> list[Layout]:
     """The layouts that some name in a file bears the mark of."""
-    return [l for l in LAYOUTS if any(re.search(l.mark, name) for name in checkpoint.state_dict)]
+    return [layout for layout in LAYOUTS if any(re.search(layout.mark, name) for name in checkpoint.state_dict)]
 
 
 def looks_like(checkpoint: Checkpoint, candidates: Candidates) -> str | None:
     """The first candidate that the file fits in names and sizes; likely ones (by the file's name) are tried first."""
-    layouts = _marked(checkpoint)
-    likely = [(name, build) for name, build in candidates if any(fnmatch(name, l.models) for l in layouts)]
+    patterns = [layout.models for layout in _marked(checkpoint)]
+    likely = [(name, build) for name, build in candidates if any(fnmatch(name, pattern) for pattern in patterns)]
     stem = checkpoint.path.name.lower()
     likely.sort(key=lambda pair: -difflib.SequenceMatcher(None, pair[0], stem).ratio())
     for name, build in likely:

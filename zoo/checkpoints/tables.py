@@ -1,0 +1,246 @@
+"""The layouts that we read and write. A rule is (native name, theirs); see `layouts.py`."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+
+from zoo.checkpoints.layouts import Layout, Rules
+
+
+def _renumbered(native: str, theirs: str, first: int, count: int, to: int = 0) -> Rules:
+    """`native`.FIRST. and the following as `theirs`.TO. and the following."""
+    return tuple((rf"^{native}\.{first + i}\.", f"{theirs}{to + i}.") for i in range(count))
+
+
+# ---- RepVGG: DingXiaoH/RepVGG, repvgg.py and repvggplus.py; timm's byobnet ----
+
+_RBR: Rules = (
+    (r"\.conv\.branches\.kxk\.", ".rbr_dense."),
+    (r"\.conv\.branches\.1x1\.", ".rbr_1x1."),
+    (r"\.conv\.branches\.identity\.bn\.", ".rbr_identity."),
+    (r"\.conv\.branches\.fused\.", ".rbr_reparam."),
+    (r"^stem\.", "stage0."),
+    (r"^head\.fc\.", "linear."),
+)
+
+REPVGG = Layout(
+    "official",
+    "repvgg_*",
+    r"\.rbr_(dense|reparam)\.",
+    (
+        *_RBR,
+        *_renumbered("stages", "stage", 0, 4, to=1),
+        (r"\.se\.fc1\.", ".se.down."),
+        (r"\.se\.fc2\.", ".se.up."),
+    ),
+)
+
+# Stage 3 is in two halves, with an auxiliary head between them.
+REPVGGPLUS = Layout(
+    "official",
+    "repvggplus_*",
+    r"\.blocks\.0\.rbr_(dense|reparam)\.",
+    (
+        *_RBR,
+        (r"\.se\.fc1\.", ".post_se.down."),
+        (r"\.se\.fc2\.", ".post_se.up."),
+        (r"^stages\.0\.", "stage1.blocks."),
+        (r"^stages\.1\.", "stage2.blocks."),
+        *_renumbered(r"stages\.2", "stage3_first.blocks.", 0, 12),
+        *_renumbered(r"stages\.2", "stage3_second.blocks.", 12, 12),
+        (r"^stages\.3\.", "stage4.blocks."),
+        (r"^aux_heads\.(\d)\.0\.", r"aux_heads.\1.0.conv."),
+        (r"^aux_heads\.(\d)\.1\.", r"aux_heads.\1.0.bn."),
+        (r"^aux_heads\.(\d)\.3\.fc\.", r"aux_heads.\1.3."),
+        (r"^aux_heads\.0\.", "stage1_aux."),
+        (r"^aux_heads\.1\.", "stage2_aux."),
+        (r"^aux_heads\.2\.", "stage3_first_aux."),
+    ),
+)
+
+REPVGG_TIMM = Layout(
+    "timm",
+    "repvgg_*",
+    r"\.conv_kxk\.conv\.|\.reparam_conv\.",
+    (
+        (r"\.conv\.branches\.kxk\.", ".conv_kxk."),
+        (r"\.conv\.branches\.1x1\.", ".conv_1x1."),
+        (r"\.conv\.branches\.identity\.bn\.", ".identity."),
+        (r"\.conv\.branches\.fused\.", ".reparam_conv."),
+        (r"\.se\.", ".attn."),
+    ),
+)
+
+# ---- MobileOne: apple/ml-mobileone; timm's byobnet. k parallel branches are kxk, kxk_2, … natively ----
+
+MOBILEONE = Layout(
+    "official",
+    "mobileone_*",
+    r"\.rbr_conv\.0\.|\.reparam_conv\.",
+    (
+        (r"\.conv\.branches\.kxk\.", ".rbr_conv.0."),
+        *((rf"\.conv\.branches\.kxk_{i + 1}\.", f".rbr_conv.{i}.") for i in range(1, 8)),
+        (r"\.conv\.branches\.1x1\.", ".rbr_scale."),
+        (r"\.conv\.branches\.identity\.bn\.", ".rbr_skip."),
+        (r"\.conv\.branches\.fused\.", ".reparam_conv."),
+        (r"\.se\.fc1\.", ".se.reduce."),
+        (r"\.se\.fc2\.", ".se.expand."),
+        (r"^stem\.", "stage0."),
+        *_renumbered("stages", "stage", 0, 4, to=1),
+        (r"^head\.fc\.", "linear."),
+    ),
+)
+
+MOBILEONE_TIMM = Layout(
+    "timm",
+    "mobileone_*",
+    r"\.conv_kxk\.0\.conv\.|\.reparam_conv\.",
+    (
+        (r"\.conv\.branches\.kxk\.", ".conv_kxk.0."),
+        *((rf"\.conv\.branches\.kxk_{i + 1}\.", f".conv_kxk.{i}.") for i in range(1, 8)),
+        (r"\.conv\.branches\.1x1\.", ".conv_scale."),
+        (r"\.conv\.branches\.identity\.bn\.", ".identity."),
+        (r"\.conv\.branches\.fused\.", ".reparam_conv."),
+        (r"\.se\.", ".attn."),
+    ),
+)
+
+# ---- RepGhostNet: ChengpengChen/RepGhost; timm kept its names. A stage of ours is two there ----
+
+_REPGHOST: Rules = (
+    (r"\.cheap\.branches\.kxk\.conv\.", ".cheap_operation.0."),
+    (r"\.cheap\.branches\.kxk\.bn\.", ".cheap_operation.1."),
+    (r"\.cheap\.branches\.identity\.bn\.", ".fusion_bn.0."),
+    (r"\.cheap\.branches\.fused\.", ".cheap_operation."),
+    (r"\.primary\.conv\.", ".primary_conv.0."),
+    (r"\.primary\.bn\.", ".primary_conv.1."),
+    (r"\.downsample\.(conv|bn)\.", r".\1_dw."),
+    (r"\.se\.fc1\.", ".se.conv_reduce."),
+    (r"\.se\.fc2\.", ".se.conv_expand."),
+    (r"\.shortcut\.depthwise\.conv\.", ".shortcut.0."),
+    (r"\.shortcut\.depthwise\.bn\.", ".shortcut.1."),
+    (r"\.shortcut\.pointwise\.conv\.", ".shortcut.2."),
+    (r"\.shortcut\.pointwise\.bn\.", ".shortcut.3."),
+    (r"^stem\.conv\.", "conv_stem."),
+    (r"^stem\.bn\.", "bn1."),
+    (r"^stem\.block\.", "blocks.0.0."),
+    *((rf"^stages\.{stage}\.0\.", f"blocks.{2 * stage + 1}.0.") for stage in range(4)),
+    *(rule for stage in range(4) for rule in _renumbered(rf"stages\.{stage}", f"blocks.{2 * stage + 2}.", 1, 5)),
+    (r"^final\.conv\.", "blocks.9.0.conv."),
+    (r"^final\.bn\.", "blocks.9.0.bn1."),
+    (r"^head\.conv\.", "conv_head."),
+    (r"^head\.fc\.", "classifier."),
+)
+REPGHOST, REPGHOST_TIMM = (
+    Layout(maker, "repghostnet_*", r"\.ghost1\.primary_conv\.", _REPGHOST, keeps_norms=True)
+    for maker in ("official", "timm")
+)
+
+# ---- ACNet and DBB: DingXiaoH/DiverseBranchBlock, its ResNets and its MobileNet with either block or none ----
+
+_DBB: Rules = (
+    (r"\.branches\.kxk\.", ".dbb_origin."),
+    (r"\.branches\.1x1\.", ".dbb_1x1."),
+    (r"\.branches\.avg\.conv\.", ".dbb_avg.conv."),
+    (r"\.branches\.avg\.bn_pad\.bn\.", ".dbb_avg.bn.bn."),
+    (r"\.branches\.avg\.bn\.", ".dbb_avg.avgbn."),
+    (r"(conv_dw)\.branches\.1x1_kxk\.conv1\.", r"\1.dbb_1x1_kxk.conv1."),  # wider inside: not I + W
+    (r"\.branches\.1x1_kxk\.conv1\.", ".dbb_1x1_kxk.idconv1."),
+    (r"\.branches\.1x1_kxk\.bn_pad\.bn\.", ".dbb_1x1_kxk.bn1.bn."),
+    (r"\.branches\.1x1_kxk\.conv2\.", ".dbb_1x1_kxk.conv2."),
+    (r"\.branches\.1x1_kxk\.bn\.", ".dbb_1x1_kxk.bn2."),
+    (r"\.branches\.fused\.", ".dbb_reparam."),
+)
+_ACB: Rules = (
+    (r"\.branches\.kxk\.(conv|bn)\.", r".square_\1."),
+    (r"\.branches\.(ver|hor)\.(conv|bn)\.", r".\1_\2."),
+    (r"\.branches\.fused\.", ".fused_conv."),
+)
+_RESNET: Rules = (
+    (r"^conv1\.", "stage0.conv1.conv."),
+    (r"^bn1\.", "stage0.conv1.bn."),
+    (r"^layer(\d)\.", r"stage\1."),
+    (r"^(stage\d\.\d+\.conv\d)\.(weight|bias)$", r"\1.conv.\2"),
+    (r"^(stage\d\.\d+)\.bn(\d)\.", r"\1.conv\2.bn."),
+    (r"\.downsample\.0\.", ".shortcut.conv."),
+    (r"\.downsample\.1\.", ".shortcut.bn."),
+    (r"^fc\.", "linear."),
+)
+_MOBILENET: Rules = (
+    (r"^conv_stem\.(weight|bias)$", r"conv1.conv.\1"),
+    (r"^conv_stem\.", "conv1."),
+    (r"^bn1\.", "conv1.bn."),
+    *_renumbered(r"blocks\.0", "stem.", 0, 1),
+    *_renumbered(r"blocks\.1", "stem.", 0, 2, to=1),
+    *_renumbered(r"blocks\.2", "stem.", 0, 2, to=3),
+    *_renumbered(r"blocks\.3", "stem.", 0, 6, to=5),
+    *_renumbered(r"blocks\.4", "stem.", 0, 2, to=11),
+    (r"\.conv_dw\.(weight|bias)$", r".depthwise.conv.\1"),
+    (r"\.conv_dw\.", ".depthwise."),
+    (r"^(stem\.\d+)\.bn1\.", r"\1.depthwise.bn."),
+    (r"\.conv_pw\.", ".pointwise.conv."),
+    (r"^(stem\.\d+)\.bn2\.", r"\1.pointwise.bn."),
+    (r"^classifier\.", "linear."),
+)
+_IN_RESNET, _IN_MOBILENET = r"^stage0\.conv1\.conv\.weight$", r"^stem\.12\.pointwise\.conv\.weight$"
+DBB_RESNET = Layout("official", "*resnet*", _IN_RESNET, (*_DBB, *_RESNET))
+ACB_RESNET = Layout("official", "*resnet*", _IN_RESNET, (*_ACB, *_RESNET))
+DBB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_DBB, *_MOBILENET))
+ACB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_ACB, *_MOBILENET))
+
+# ---- The plain networks of timm and torchvision, into the K×K branches: a warm start ----
+
+_OTHERS: Rules = ((r"\.branches\.", None),)
+PLAIN_RESNET = Layout(
+    "plain",
+    "*resnet*",
+    r"^layer1\.0\.conv1\.weight$",
+    ((r"\.conv(\d)\.branches\.kxk\.conv\.", r".conv\1."), (r"\.conv(\d)\.branches\.kxk\.bn\.", r".bn\1."), *_OTHERS),
+)
+PLAIN_MOBILENET = Layout(
+    "plain",
+    "*mobilenet_v1",
+    r"^blocks\.0\.0\.conv_dw\.weight$",
+    (
+        (r"(conv_stem|conv_dw)\.branches\.kxk\.conv\.", r"\1."),
+        (r"(conv_stem|conv_dw)\.branches\.kxk\.bn\.", "bn1."),
+        *_OTHERS,
+    ),
+)
+# The convolutions that become blocks feed a concatenation, not a BatchNorm.
+PLAIN_DENSENET = Layout(
+    "plain",
+    "*densenet*",
+    r"^features\.denseblock1\.denselayer1\.conv2\.weight$",
+    ((r"\.conv2\.branches\.kxk\.conv\.", ".conv2."), *_OTHERS),
+)
+PLAIN_ALEXNET = Layout(
+    "plain",
+    "*alexnet",
+    r"\.conv2\.conv\.weight$",
+    ((r"\.conv\.branches\.kxk\.conv\.", ".conv."), (r"\.conv\.branches\.kxk\.bn\.", ".bn."), *_OTHERS),
+)
+
+NATIVE = Layout("zoo", "*", "", ())
+LAYOUTS = (
+    REPVGG,
+    REPVGGPLUS,
+    REPVGG_TIMM,
+    MOBILEONE,
+    MOBILEONE_TIMM,
+    REPGHOST,
+    REPGHOST_TIMM,
+    DBB_RESNET,
+    ACB_RESNET,
+    DBB_MOBILENET,
+    ACB_MOBILENET,
+    PLAIN_RESNET,
+    PLAIN_MOBILENET,
+    PLAIN_DENSENET,
+    PLAIN_ALEXNET,
+)
+
+
+def layouts_of(model: str) -> list[Layout]:
+    """The layouts of others for a registered name."""
+    return [layout for layout in LAYOUTS if fnmatch(model, layout.models)]
