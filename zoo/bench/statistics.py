@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 MIN_ROUNDS = 8
 """Fewer rounds than this give no interval: there is nothing to resample."""
 LEVEL = 0.95
-RESAMPLES = 2000
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Options = argparse.Namespace
 Result = dict[str, Any]
+MAX_NETWORK_BATCH = 32
+"""concat-add takes its operators to larger batches than whole networks, which would take minutes a call."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,7 +94,7 @@ def _concat_add(options: Options) -> Result:
                 setting = (batch, engine, threads, plan)
                 if "module" in options.comparison:
                     jobs += [lambda s=s, setting=setting: [measure_modules(s, *setting)] for s in SHAPES]
-                if "network" in options.comparison:
+                if "network" in options.comparison and batch <= MAX_NETWORK_BATCH:
                     for size in options.img_size:
                         jobs.append(lambda size=size, at=(engine, batch, threads): [_network(size, *at, plan)])
 
