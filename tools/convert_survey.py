@@ -31,27 +31,23 @@ from zoo.reparam.convert import convert_with_report
 BLOCKS = ("acb", "dbb", "repvgg")
 
 TIMM = """
-    resnet10t resnet18 resnet26d resnext26ts seresnext26d_32x4d gcresnext26ts eca_resnext26ts
-    bat_resnext26ts@256 botnet26t_256@256 halonet26t@128 lambda_resnet26t@128 ecaresnet26t skresnet18 legacy_seresnet18
-    resnest14d resnetblur18 resnetaa34d resnetv2_18 resnetv2_50x1_bit nf_regnet_b0 nf_ecaresnet26 eca_nfnet_l0
-    regnetx_002 regnety_002 regnetz_005 gernet_s densenet121 vgg11_bn vgg11 mobilenetv1_100 mobilenetv2_035
-    mobilenetv3_small_050 mobilenetv4_conv_small_035 mobilenet_edgetpu_v2_xs efficientnet_b0 efficientnet_lite0
-    tf_efficientnet_lite0 tf_efficientnetv2_b0 efficientnet_cc_b0_4e mnasnet_small semnasnet_075 fbnetc_100
-    spnasnet_100 mixnet_s tinynet_e lcnet_035 hardcorenas_a ghostnet_050 ghostnetv2_100 ghostnetv3_050
-    repghostnet_050 repvgg_a0 mobileone_s0 repvit_m0_9 fastvit_t8 hrnet_w18_small dla34 dla46x_c res2net50_14w_8s
-    res2next50 cspresnet50 cs3darknet_s cs3darknet_focus_s darknet17 selecsls42b legacy_xception xception41
-    inception_v3@96 inception_v4@96 dpn48b convnext_atto convnextv2_atto convmixer_768_32 edgenext_xx_small
-    mobilevit_xxs mobilevitv2_050 efficientvit_b0 efficientformerv2_s0@224 poolformer_s12 levit_conv_128s@224
-    ese_vovnet19b_slim_dw rexnet_100 hgnetv2_b0 tresnet_m visformer_tiny@224 pvt_v2_b0 starnet_s1
-    inception_next_atto shvit_s1 swiftformer_xs fasternet_t0 rdnet_tiny mambaout_femto vit_tiny_patch16_224@224
+    resnet10t resnet18 resnext26ts skresnet18 legacy_seresnet18 resnest14d resnetblur18
+    resnetv2_18 resnetv2_50x1_bit nf_regnet_b0 nf_ecaresnet26 regnetx_002 regnety_002 regnetz_005 gernet_s
+    densenet121 vgg11_bn mobilenetv1_100 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small_035
+    mobilenet_edgetpu_v2_xs efficientnet_b0 efficientnet_lite0 tf_efficientnet_lite0 tf_efficientnetv2_b0
+    efficientnet_cc_b0_4e mnasnet_small semnasnet_075 spnasnet_100 mixnet_s tinynet_e lcnet_035 ghostnet_050
+    ghostnetv3_050 repghostnet_050 repvgg_a0 mobileone_s0 repvit_m0_9 fastvit_t8 hrnet_w18_small dla34 dla46x_c
+    res2net50_14w_8s cspresnet50 cs3darknet_s darknet17 legacy_xception inception_v3@96 dpn48b convnext_atto
+    convnextv2_atto convmixer_768_32 edgenext_xx_small mobilevit_xxs mobilevitv2_050 efficientvit_b0
+    efficientformerv2_s0@224 poolformer_s12 ese_vovnet19b_slim_dw rexnet_100 hgnetv2_b0 visformer_tiny@224 pvt_v2_b0
+    starnet_s1 inception_next_atto shvit_s1 swiftformer_xs fasternet_t0 mambaout_femto vit_tiny_patch16_224@224
 """
 """Small members of distinct families, `name@pixels` where 64 pixels do not do."""
 
 TORCHVISION = """
-    alexnet vgg11 vgg11_bn resnet18 resnext50_32x4d squeezenet1_1 densenet121 inception_v3@96 googlenet
-    shufflenet_v2_x0_5 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 efficientnet_b0
-    efficientnet_v2_s regnet_x_400mf regnet_y_400mf convnext_tiny wide_resnet50_2 swin_t
-    lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large fcn_resnet50
+    alexnet vgg11_bn resnet18 resnext50_32x4d squeezenet1_1 densenet121 inception_v3@96 googlenet shufflenet_v2_x0_5
+    mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 efficientnet_b0 efficientnet_v2_s regnet_x_400mf
+    regnet_y_400mf convnext_tiny swin_t lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large
 """
 
 
@@ -61,7 +57,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
     known = json.loads(options.output.read_text())["rows"] if options.output.is_file() else []
-    rows = {(row["network"], row["block"]): row for row in known}
+    listed = {network for network, _ in networks()}
+    rows = {(row["network"], row["block"]): row for row in known if row["network"] in listed}
     provenance = environment()
     for network, size in networks():
         wanted = [block for block in BLOCKS if (network, block) not in rows]
