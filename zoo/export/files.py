@@ -92,8 +92,10 @@ def export_file(
             check_fp32(parity, f"the {format} file", deployed, pairs)
 
     if format == "onnx":
-        graph = to_onnx(capture(source.network, example, dynamic_batch=dynamic_batch), opset)
-        graph = quantize_graph(graph, batches) if precision == "int8" else graph
+        graph = to_onnx(capture(source.network, example, dynamic_batch=dynamic_batch or bool(batches)), opset)
+        graph = quantize_graph(graph, batches) if batches else graph
+        if not dynamic_batch:
+            _fix_batch_size(graph, len(example))  # calibration batches may have had any size
         num_bytes, nodes = _write_onnx(graph, path, prove), _onnx_nodes(graph)
     else:
         model_ = quantize_model(source.openvino_model, batches) if precision == "int8" else source.openvino_model
@@ -119,6 +121,11 @@ def _check(path: Path, format: str, structure: str, precision: str, opset: int |
         raise ValueError(f"{precision} is made from the deployed structure: drop structure='train'")
     if opset is not None and format != "onnx":
         raise ValueError("opset is a setting of ONNX files")
+
+
+def _fix_batch_size(graph: onnx.ModelProto, number: int) -> None:
+    for value in (*graph.graph.input, *graph.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = number
 
 
 def _onnx_nodes(graph: onnx.ModelProto) -> Counter[str]:

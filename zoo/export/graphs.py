@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,10 +56,13 @@ def to_openvino(program: ExportedProgram) -> ov.Model:
 
 
 def read_openvino(graph: onnx.ModelProto) -> ov.Model:
-    """The OpenVINO model of an ONNX graph."""
+    """The OpenVINO model of an ONNX graph, simplified."""
     import openvino as ov
 
-    return ov.Core().read_model(graph.SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.onnx")
+        file.write_bytes(graph.SerializeToString())
+        return ov.convert_model(file)
 
 
 @contextlib.contextmanager
