@@ -55,7 +55,10 @@ class StagedNetwork(nn.Module):
         """(N, in_chans, H, W) → (N, num_features, H / reduction, W / reduction), before pooling."""
         x = self.stem(x)
         for stage in self.stages:
-            x = self._run(stage, x)
+            if self.grad_checkpointing and not torch.jit.is_scripting():
+                x = checkpoint_seq(stage, x)
+            else:
+                x = stage(x)
         return self.final(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -65,10 +68,9 @@ class StagedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    @torch.jit.ignore
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(stage, x)
-        return stage(x)
+        return checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
 
     @torch.jit.ignore
     def forward_intermediates(
