@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from zoo.atomic import atomic_write
+from zoo.engine.messages import first_line
 
 VERSION = 1
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
@@ -32,7 +33,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
         try:
             torch.save({"version": VERSION, **state}, temporary)
         except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise OSError(0, f"writing failed (disk full?): {str(error).splitlines()[0]}") from error
+            raise OSError(0, f"writing failed (disk full?): {first_line(error)}") from error
         if last.exists():
             link(last, folder / PREVIOUS)
 
@@ -59,7 +60,7 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise ValueError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0][:120]}){remedy}") from error
+        raise ValueError(f"{path}: damaged or not a checkpoint ({first_line(error)}){remedy}") from error
     if not isinstance(state, dict) or KEYS - state.keys():
         raise ValueError(f"{path}: not a checkpoint of a training run (weights to start from go to --checkpoint)")
     return state

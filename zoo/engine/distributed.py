@@ -12,6 +12,8 @@ import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
+from zoo.engine.messages import first_line
+
 
 class WorkerLostError(RuntimeError):
     """Another process of the run is gone or did not answer in time."""
@@ -63,7 +65,7 @@ def joined(processes: Processes, device: torch.device, timeout: int) -> Iterator
         if not _is_lost_peer(error):
             raise
         raise WorkerLostError(
-            f"process {processes.rank}: lost another process of the run ({str(error).splitlines()[0][:160]})"
+            f"process {processes.rank}: lost another process of the run ({first_line(error)})"
         ) from error
     finally:
         dist.destroy_process_group()

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import nn
 
+from zoo.engine.messages import first_line
+
 # <malloc.h> of glibc
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
 
@@ -51,7 +53,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} is not available: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"device: {name!r} is not available: {first_line(error)}") from error
     return device
 
 

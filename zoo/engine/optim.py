@@ -1,5 +1,6 @@
 """Which parameter learns how fast and decays how much, and both over time."""
 
+import difflib
 import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -109,8 +110,9 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
     Raises: ValueError if timm does not know the name.
     """
     groups = [{k: v for k, v in group.items() if k != "names"} for group in param_groups(model, config)]
-    if config.opt.lower() not in timm.optim.list_optimizers():
-        near = [str(name) for name in timm.optim.list_optimizers(f"*{config.opt[:3]}*")[:5]]
+    known = [str(name) for name in timm.optim.list_optimizers()]
+    if config.opt.lower() not in known:
+        near = difflib.get_close_matches(config.opt, known, n=5)
         raise ValueError(f"opt: timm has no optimiser {config.opt!r}; near: {', '.join(near) or 'sgd, adamw'}")
     return timm.optim.create_optimizer_v2(
         groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum

@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from zoo.engine import checkpoint
+from zoo.engine.messages import first_line
 
 Item = TypeVar("Item")
 
@@ -79,7 +80,7 @@ class RunState:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.scaler.load_state_dict(saved["scaler"])
         except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f"{path}: does not fit this run: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{path}: does not fit this run: {first_line(error)}") from error
         self.progress = Progress(**saved["progress"])
 
     def _check_same_run(self, path: Path, saved: dict[str, Any]) -> None:

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from zoo.data import derive_seed
 from zoo.engine import checkpoint
 from zoo.engine.config import TrainConfig
 from zoo.engine.distributed import Processes, all_sum
 from zoo.engine.hardware import autocast
-from zoo.engine.loss import classification_loss, equivalent_l2
+from zoo.engine.loss import classification_loss
 from zoo.engine.state import RunState, StopRequest
+from zoo.reparam.regularisers import channel_lasso, equivalent_l2
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +64,15 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
     optim = run.config.optim
     total, signum = 0.0, 0
     for number, (images, targets) in enumerate(batches, start=1):
+        # Dropout and drop path. Not earlier: a loader that starts draws from the generator too.
+        torch.manual_seed(derive_seed(run.config.run.seed, run.processes.rank, state.progress.step, number))
         with _gradients_stay_here(run.forward, unless=number == optim.grad_accum_steps):
             with autocast(run.device, run.dtype):
                 loss = classification_loss(run.forward(images), targets, run.config.augment.smoothing)
             if optim.equivalent_l2:
                 loss = loss + optim.equivalent_l2 * equivalent_l2(state.network)
+            if optim.channel_lasso:
+                loss = loss + optim.channel_lasso * channel_lasso(state.network)
             # Every process must decide alike: whether to skip the step, whether to stop after it.
             summed, asked = all_sum([loss.item(), float(run.stop.signum)], run.processes, run.device)
             mean = summed / run.processes.world_size

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
-from zoo.data import TrainLoader, derive_seed
+from zoo.data import TrainLoader
 from zoo.engine import checkpoint
 from zoo.engine.build import (
     build_network,
@@ -32,7 +32,7 @@ from zoo.engine.distributed import Processes, joined, synchronise_batchnorm
 from zoo.engine.evaluate import Predictions, evaluate
 from zoo.engine.finish import Trained, finish
 from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
-from zoo.engine.log import log_epoch, log_step, open_log
+from zoo.engine.log import log_epoch, log_shares, log_step, open_log
 from zoo.engine.optim import Schedule, create_optimizer, freeze
 from zoo.engine.state import Interrupted, Progress, RunState, StopRequest
 from zoo.engine.step import BufferGuard, Run, optimiser_step, run_folder, skip_step
@@ -129,6 +129,7 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
         is_best = _end_epoch(progress, scores, schedule.lr())
         if log:
             log_epoch(log, run.folder, progress)
+            log_shares(log, network, progress)
             state.save(run.folder)
             if is_best:
                 checkpoint.link(run.folder / checkpoint.LAST, run.folder / checkpoint.BEST)
@@ -158,7 +159,6 @@ def _train_epoch(
     with tqdm(total=steps, initial=first, desc=title, unit="step", leave=False, disable=hidden) as bar:
         for _ in range(first, steps):
             schedule.set(progress.step)
-            torch.manual_seed(derive_seed(config.run.seed, run.processes.rank, progress.step))  # dropout, drop path
             guard.keep()
             loss, signum = optimiser_step(run, state, islice(batches, accumulate))
             progress.step += 1

@@ -21,6 +21,7 @@ from zoo.engine.config import DataConfig, ModelConfig, ValidateConfig
 from zoo.engine.distributed import Processes, joined
 from zoo.engine.evaluate import Agreement, Predictions, evaluate
 from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
+from zoo.engine.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def _load(config: ValidateConfig, num_classes: int) -> dict[str, nn.Module]:
         try:
             networks[kind].load_state_dict(states[kind])
         except RuntimeError as error:
-            text = str(error).splitlines()[0]
+            text = first_line(error)
             raise ValueError(f"{path}: is of {saved['model']}, not of {config.model.model}: {text}") from error
     return networks
 
