@@ -47,7 +47,7 @@ def _latency(rows: Sequence[Row]) -> dict[str, Figure]:
     figures = {}
     for setting in settings:
         mine = [r for r in rows if (r["batch_size"], r["img_size"], r["threads"]) == setting]
-        name = "batch {}, {}², {} thread(s)".format(*setting)
+        name = "batch {}, {}², threads {}".format(*setting)
         if any(row.get("published_top1") for row in mine):
             figures[f"accuracy and latency, {name}"] = _pareto(
                 mine, name, "published_top1.value", "published ImageNet top-1, %", 1.0, higher=True

@@ -190,7 +190,7 @@ def title(result: dict[str, Any]) -> str:
     """What was measured, and on what, in one line."""
     cpu = result["environment"]["cpu"]
     models = list(dict.fromkeys(row["model"] for row in result["rows"] if row.get("model")))
-    names = f": {', '.join(models)}" if 0 < len(models) <= 3 else ""
+    names = f": {', '.join(models)}" if 0 < len(models) <= 6 else ""
     return f"{result['kind']}{names} ({cpu['model']})"
 
 
@@ -206,7 +206,7 @@ MEAN_COLUMNS = [
     Column("engine", key("engine")),
     Column("precision", key("precision")),
     Column("speed-up (geometric mean)", key("speedup"), significant),
-    Column("of", key("count"), lambda count: f"{count} measurements"),
+    Column("of", key("count"), lambda count: f"{count} measurement{'s' if count > 1 else ''}"),
 ]
 
 
@@ -221,7 +221,7 @@ STAGE_COLUMNS = [
     Column("layout", key("layout")),
     Column("batch", key("batch_size")),
     Column("concat / add (geometric mean)", key("ratio"), significant),
-    Column("of", key("count"), lambda count: f"{count} shapes"),
+    Column("of", key("count"), lambda count: f"{count} shape{'s' if count > 1 else ''}"),
 ]
 
 
