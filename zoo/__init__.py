@@ -6,7 +6,7 @@
 """
 
 from zoo import models  # fills the registry
-from zoo.checkpoints import CheckpointError
+from zoo.checkpoints import CheckpointError, load_checkpoint, read_checkpoint
 from zoo.registry import create_model, list_models, model_entry, register_model
 from zoo.reparam.convert import convert, expand
 from zoo.reparam.deploy import DeployReport, deploy, deploy_with_report, is_deployed
@@ -24,7 +24,9 @@ __all__ = [
     "expand",
     "is_deployed",
     "list_models",
+    "load_checkpoint",
     "model_entry",
     "models",
+    "read_checkpoint",
     "register_model",
 ]

@@ -94,7 +94,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
         with torch.serialization.safe_globals(_inert_classes()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported global: GLOBAL " in str(error):
+        if "GLOBAL " in str(error):
             name = str(error).split("GLOBAL ")[1].split()[0]
             raise CheckpointError(
                 f"{path}: holds an object of {name} beside tensors, which is not loaded since that would run code "

@@ -1,0 +1,144 @@
+"""The official implementations' layouts and logits, and timm's: loaded, computed, written back."""
+
+import pytest
+import reference
+import timm
+import torch
+from blocks import randomise
+
+import zoo
+from zoo.checkpoints import Checkpoint, in_layout
+from zoo.checkpoints.recognise import recognise
+from zoo.checkpoints.tables import LAYOUTS
+
+SMALL = [
+    name
+    for name in reference.layouts()
+    if name.startswith(("RepVGG-A0", "ResNet-18", "MobileNet", "repghostnet_0_5x", "repghostnet_norep", "mobileone_s0"))
+]
+BIG = [
+    "RepVGG-B1g2.train",
+    "RepVGG-D2se.train",
+    "ResNet-50_ACB.deploy",
+    "repghostnet_wo_0_5x.train",
+    "mobileone_s4.train",
+]
+
+
+def build(name, **kwargs):
+    with torch.device("meta"):
+        return zoo.create_model(name, **kwargs)
+
+
+def load(name, tmp_path):
+    path = tmp_path / f"{name}.pth"
+    torch.save(reference.state_dict(name), path)
+    return zoo.create_model(reference.registered(name), checkpoint=path).eval()
+
+
+def logits(model, images):
+    with torch.no_grad():
+        return model(images)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_an_official_checkpoint_gives_the_official_logits(name, tmp_path):
+    network = load(name, tmp_path)
+    assert reference.relative_error(logits(network, reference.images()), reference.logits(name)) <= 1e-5
+    plain = "_base" in name
+    assert zoo.is_deployed(network) == (plain or name.endswith("deploy"))
+
+
+@pytest.mark.slow
+def test_official_checkpoints_of_large_networks_give_the_official_logits(tmp_path):
+    errors = {
+        name: reference.relative_error(logits(load(name, tmp_path), reference.images()), reference.logits(name))
+        for name in BIG
+    }
+    assert max(errors.values()) <= 1e-5, errors
+
+
+@pytest.mark.slow
+def test_every_reference_layout_is_recognised_with_its_structure_and_sizes():
+    networks = {}
+    for name, entry in reference.layouts().items():
+        ours = reference.registered(name)
+        network = networks.setdefault(ours, build(ours))
+        state = {key: torch.empty(shape, device="meta") for key, shape in entry["layout"].items()}
+        match = recognise(network, Checkpoint(name, state))
+        wanted = {"train": ["train"], "deploy": ["deployed", "blocks deployed"]}[entry["structure"]]
+        assert match.fits and match.structure in wanted, name
+        assert match.layout.name == "official", name
+        own = match.network.state_dict()
+        assert all(own[native].shape == state[theirs].shape for theirs, native in match.names.items()), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["RepVGG-A0.train", "RepVGG-A0.deploy", "ResNet-18_DBB.train", "ResNet-18_ACB.deploy", "ResNet-18_base.train",
+     "MobileNet_DBB.train", "MobileNet_DBB.deploy", "repghostnet_0_5x.train", "mobileone_s0.train", "mobileone_s0.deploy"],
+)  # fmt: skip
+def test_an_official_checkpoint_is_written_back_bit_for_bit(name, tmp_path):
+    ours = reference.registered(name)
+    written = in_layout(load(name, tmp_path), build(ours), ours, "official")
+    wanted = reference.state_dict(name)
+    assert written.keys() == wanted.keys()
+    assert all(torch.equal(written[key], wanted[key]) for key in wanted)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.name}-{layout.models}")
+def test_every_layout_is_one_to_one(layout):
+    name = {
+        "repvgg_*": "repvgg_d2se",
+        "repvggplus_*": "repvggplus_l2pse",
+        "mobileone_*": "mobileone_s4",
+        "repghostnet_*": "repghostnet_0.5x",
+        "*resnet*": "acnet_resnet18" if ".square_" in str(layout.rules) else "dbb_resnet18",
+        "*mobilenet_v1": "acnet_mobilenet_v1" if ".square_" in str(layout.rules) else "dbb_mobilenet_v1",
+        "*densenet*": "densenet121",
+        "*alexnet": "alexnet",
+    }[layout.models]
+    keys = list(build(name).state_dict())
+    if layout.name == "plain":  # all of the plain network, and of the one with blocks only its part
+        keys = list(build(name.removeprefix("dbb_")).state_dict())
+    names = layout.names(keys)
+    assert names is not None
+    assert sorted(names.values()) == sorted(keys)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("repvgg_a0", "repvgg_a0"), ("repvgg_b1g4", "repvgg_b1g4"), ("mobileone_s0", "mobileone_s0"),
+     ("mobileone_s4", "mobileone_s4"), ("repghostnet_050", "repghostnet_0.5x")],
+)  # fmt: skip
+@pytest.mark.parametrize("structure", ["train", "deployed"])
+def test_timms_weights_give_timms_logits(theirs, ours, structure, tmp_path):
+    peer = randomise(timm.create_model(theirs, num_classes=10)).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    wanted = logits(peer, images)
+    if structure == "deployed":
+        peer = timm.utils.reparameterize_model(peer)
+    torch.save(peer.state_dict(), tmp_path / "timm.pth")
+    network = zoo.create_model(ours, checkpoint=tmp_path / "timm.pth").eval()
+    assert zoo.is_deployed(network) == (structure == "deployed")
+    assert reference.relative_error(logits(network, images), wanted) <= 1e-5
+    written = in_layout(network, build(ours), ours, "timm")
+    peer.load_state_dict(written)
+    assert reference.relative_error(logits(peer, images), wanted) <= 1e-5
+
+
+def test_every_network_of_timm_that_we_have_is_recognised_and_evaluated_alike():
+    names = {
+        **{name: name for name in timm.list_models(["repvgg_*", "mobileone_*"])},
+        **{name: f"repghostnet_{int(name[-3:]) / 100}x" for name in timm.list_models("repghostnet_*")},
+    }
+    assert len(names) == 24
+    for theirs, ours in names.items():
+        with torch.device("meta"):
+            peer = timm.create_model(theirs)
+        network = build(ours)
+        match = recognise(network, Checkpoint(theirs, peer.state_dict()))
+        assert match.fits and match.structure == "train", theirs
+        assert all(network.state_dict()[n].shape == peer.state_dict()[t].shape for t, n in match.names.items()), theirs
+        for key in ("input_size", "test_input_size", "mean", "std", "crop_pct", "test_crop_pct", "interpolation"):
+            assert network.pretrained_cfg.get(key) == peer.pretrained_cfg.get(key), (theirs, key)

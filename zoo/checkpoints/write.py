@@ -1,0 +1,147 @@
+"""Write weights: ours, or in the layout of others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from zoo.atomic import atomic_write
+from zoo.checkpoints.layouts import Layout
+from zoo.checkpoints.read import CheckpointError
+from zoo.checkpoints.tables import layouts_of
+from zoo.reparam.block import MultiBranchConv2d
+from zoo.reparam.deploy import DeployReport, deploy
+from zoo.reparam.pairs import conv_norm_pairs
+from zoo.reparam.verify import example_input
+
+STOCK: dict[str, Callable[[], nn.Module]] = {
+    **{name: getattr(torchvision.models, name) for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
+    # With the papers' ReLU: the function of timm's default, which has ReLU6, is another.
+    "mobilenet_v1": lambda: timm.create_model("mobilenetv1_100", act_layer="relu"),
+}
+"""The networks of torchvision (timm's ResNets have the same names) and timm that deployed weights fit into."""
+
+
+def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a state dict, whole or not at all: safetensors if the path ends so, else with `torch.save`.
+
+    Args:
+        metadata: JSON-able facts for `read_checkpoint`; kept in a safetensors file only.
+
+    Raises:
+        OSError: The file cannot be written; names it.
+    """
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    with atomic_write(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file(tensors, temporary, {"format": "pt", **({"zoo": json.dumps(metadata)} if metadata else {})})
+        else:
+            torch.save(tensors, temporary)
+
+
+def save_deployed(
+    model: nn.Module, path: str | Path, name: str, report: DeployReport | None = None, **facts: Any
+) -> None:
+    """Write a deployed network, with its name, structure, number of classes, and the report of its deployment.
+
+    `zoo.create_model(name, checkpoint=path)` reads it.
+
+    Args:
+        name: The registered name.
+        facts: Further JSON-able metadata: `model_kwargs` (arguments it was built with), top1, …
+    """
+    metadata = {"model": name, "structure": "deployed", "num_classes": getattr(model, "num_classes", None), **facts}
+    if report is not None:
+        metadata["report"] = report.to_dict()
+    save_weights(path, model.state_dict(), metadata)
+
+
+def in_layout(network: nn.Module, train: nn.Module, model: str, to: str) -> dict[str, Tensor]:
+    """The state dict of a network, of either structure, with the names of another layout.
+
+    Args:
+        network: The weights.
+        train: The same network in training structure; may be on the meta device.
+        model: Its registered name.
+        to: "official", "timm", "stock" or "zoo". "stock" takes deployed weights to torchvision's and timm's plain
+            network: what a convolution adds goes into the shift of the BatchNorm after it.
+
+    Raises:
+        CheckpointError: There is no such layout of that network, or it has no place for some weights.
+    """
+    state = network.state_dict()
+    if to == "zoo":
+        return state
+    if to == "stock":
+        return with_norms(state, _stock(model), model)
+    layout = _layout(train, model, to)
+    deployed = state.keys() != train.state_dict().keys()
+    if deployed and layout.keeps_norms:
+        state = with_norms(state, deploy(train.eval(), verify=False, fold_norms=False), model)
+    blocks = [name for name, module in train.named_modules() if isinstance(module, MultiBranchConv2d)]
+    names = layout.names(state, blocks if deployed else ())
+    assert names is not None and len(names) == len(state)
+    return {theirs: state[native] for theirs, native in names.items()}
+
+
+def _layout(train: nn.Module, model: str, to: str) -> Layout:
+    """The layout of that maker which has a name for every branch."""
+    keys = list(train.state_dict())
+    for layout in layouts_of(model):
+        if layout.name == to and len(layout.names(keys) or ()) == len(keys):
+            return layout
+    raise CheckpointError(f"{model}: no {to!r} layout of it is known; {_known(model)}")
+
+
+def _stock(model: str) -> nn.Module:
+    if _base(model) not in STOCK:
+        raise CheckpointError(f"{model}: torchvision and timm have no plain network for it; {_known(model)}")
+    with torch.device("meta"):
+        return STOCK[_base(model)]()
+
+
+def _base(model: str) -> str:
+    return model.removeprefix("acnet_").removeprefix("dbb_")
+
+
+def _known(model: str) -> str:
+    kinds = {layout.name for layout in layouts_of(model) if layout.name != "plain"} | {"zoo"}
+    return f"known: {', '.join(sorted(kinds | ({'stock'} if _base(model) in STOCK else set())))}"
+
+
+def with_norms(state: Mapping[str, Tensor], network: nn.Module, model: str = "") -> dict[str, Tensor]:
+    """Weights of folded convolutions as the state dict of `network`, which has BatchNorms after them.
+
+    Such a BatchNorm only adds: γ = sqrt(1 + ε), β = the convolution's bias, mean 0, variance 1.
+
+    Raises:
+        CheckpointError: A bias has no BatchNorm to go to, or the names differ otherwise.
+    """
+    own = network.state_dict()
+    wanted = dict(state)
+    for conv, norm in conv_norm_pairs(network, example_input(network)).items():
+        bias = wanted.get(f"{conv}.bias")
+        if bias is None or f"{conv}.bias" in own:
+            continue
+        eps = float(network.get_submodule(norm).eps)  # pyright: ignore[reportArgumentType]
+        del wanted[f"{conv}.bias"]
+        wanted[f"{norm}.weight"] = torch.full_like(bias, 1 + eps).sqrt()
+        wanted[f"{norm}.bias"] = bias
+        wanted[f"{norm}.running_mean"] = torch.zeros_like(bias)
+        wanted[f"{norm}.running_var"] = torch.ones_like(bias)
+        wanted[f"{norm}.num_batches_tracked"] = torch.tensor(0)
+    if odd := sorted(wanted.keys() ^ own.keys()):
+        raise CheckpointError(
+            f"{model}: {len(odd)} names differ from those of {type(network).__name__} ({', '.join(odd[:3])}); "
+            "deployed weights are needed"
+        )
+    return {name: wanted[name] for name in own}
