@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from zoo.data.batches import ImageAugment, Normalize
 from zoo.data.image_sets import BadImageError, ImageSet
 from zoo.data.samplers import EvalBatches, TrainBatches
-from zoo.data.samples import BadImage, MapSamples, StreamSamples, collate
+from zoo.data.samples import BadImage, MapSamples, StreamSamples, collate, leave_signals_to_main
 from zoo.data.seeding import derive_seed, seeded
 from zoo.data.transforms import DISTORTIONS, EvalTransform, TrainTransform
 
@@ -52,9 +52,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, start, end = self.batches.epoch, self.batches.start_batch, self.batches.num_batches
-        if isinstance(
-            self.fetch.dataset, StreamSamples
-        ):  # it cannot begin in the middle: read on to where we were
+        if isinstance(self.fetch.dataset, StreamSamples):  # it cannot begin in the middle: read on to where we were
             fetched = islice(self.fetch, start, end)
         else:
             fetched = self.fetch
@@ -194,14 +192,13 @@ def eval_loader(
     return EvalLoader(fetch, normalize, DISTORTIONS[transform.distort], max_bad_images)
 
 
-def _fetch(
-    samples: MapSamples, batches: TrainBatches | EvalBatches, workers: int, device: torch.device
-) -> DataLoader:
+def _fetch(samples: MapSamples, batches: TrainBatches | EvalBatches, workers: int, device: torch.device) -> DataLoader:
     return DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_main,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )
@@ -222,6 +219,7 @@ def _stream(
         batch_size=batch_size,
         drop_last=drop_last,
         num_workers=workers,
+        worker_init_fn=leave_signals_to_main,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
     )

@@ -1,5 +1,6 @@
 """What a worker does: read an image, augment it under its own seed, collate a uint8 batch."""
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -82,6 +83,12 @@ class StreamSamples(IterableDataset[Sample]):
             with seeded(self.seed, self.epoch, index):
                 pixels = self.transform(image.convert("RGB"))
             yield Sample(pixels, int(target), index)
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Workers outlive a signal to the whole process group: the main process finishes its step, then ends them."""
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(sig, signal.SIG_IGN)
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -79,6 +79,7 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
             signum = run.stop.signum or (signal.SIGTERM if asked else 0)
             if not math.isfinite(mean):
                 state.optimizer.zero_grad()
+                list(batches)  # the rest of the step is read all the same: the position in the epoch counts it
                 return math.nan, signum
             total += mean / optim.grad_accum_steps
             state.scaler.scale(loss / optim.grad_accum_steps).backward()

@@ -1,0 +1,161 @@
+"""An interrupted run, continued, is the run that was not interrupted: bit for bit."""
+
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from training import assert_same_state, final_state, fresh_process, run_in_child, small_run, summary
+
+from zoo.engine import checkpoint, train
+from zoo.engine.state import Interrupted
+
+
+class Killed(Exception):
+    """Stands for a death at this very place."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    small_run(folder)
+    return folder
+
+
+def test_two_runs_are_equal(whole, tmp_path):
+    small_run(tmp_path / "run")
+    assert summary(tmp_path / "run") == summary(whole)
+    assert_same_state(final_state(tmp_path / "run"), final_state(whole))
+
+
+@pytest.mark.parametrize("deaths", [[1], [4], [5, 6, 9], [10, 14]])
+def test_a_run_that_died_at_some_steps_ends_as_if_it_had_not(deaths, whole, tmp_path, monkeypatch):
+    step, remaining = train.optimiser_step, list(deaths)
+
+    def fatal(run, state, batches):
+        result = step(run, state, batches)  # weights updated, nothing saved: the worst moment
+        if remaining and state.progress.step + 1 == remaining[0]:
+            remaining.pop(0)
+            raise Killed
+        return result
+
+    monkeypatch.setattr(train, "optimiser_step", fatal)
+    for _ in deaths:
+        with pytest.raises(Killed):
+            small_run(tmp_path / "run", "--resume", "auto")
+    small_run(tmp_path / "run", "--resume", "auto")
+    assert summary(tmp_path / "run") == summary(whole)
+    assert_same_state(final_state(tmp_path / "run"), final_state(whole))
+
+
+def test_workers_change_nothing(whole, tmp_path):
+    small_run(tmp_path / "run", "--workers", "2")
+    assert summary(tmp_path / "run") == summary(whole)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_saves_and_stops(signum, whole, tmp_path, monkeypatch):
+    step = train.optimiser_step
+
+    def interrupted(run, state, batches):
+        if state.progress.step == 6:
+            os.kill(os.getpid(), signum)
+        return step(run, state, batches)
+
+    monkeypatch.setattr(train, "optimiser_step", interrupted)
+    with pytest.raises(Interrupted, match=r"after step 7.*last\.pt") as stop:
+        small_run(tmp_path / "run")
+    assert stop.value.exit_code == 128 + signum
+    assert final_state(tmp_path / "run")["/progress/step"] == 7
+    monkeypatch.undo()
+    small_run(tmp_path / "run", "--resume", "auto")
+    assert summary(tmp_path / "run") == summary(whole)
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_at_random_moments_ends_as_if_it_had_not(whole, tmp_path):
+    context, draw, folder, log = fresh_process(), random.Random(0), tmp_path / "run", str(tmp_path / "log")
+    arguments = (str(folder), ["--resume", "auto", "--checkpoint-interval", "1"], log)
+    kills, deadline = 0, time.monotonic() + 300
+    while kills < 10:
+        child = context.Process(target=run_in_child, args=arguments)
+        before = (folder / "last.pt").stat().st_mtime_ns if (folder / "last.pt").exists() else 0
+        child.start()
+        # A while after the first checkpoint of this life, so that each life gets somewhere.
+        while child.is_alive() and time.monotonic() < deadline:
+            now = (folder / "last.pt").stat().st_mtime_ns if (folder / "last.pt").exists() else 0
+            if now != before:
+                time.sleep(draw.uniform(0, 0.15))
+                break
+            time.sleep(0.01)
+        assert time.monotonic() < deadline, (tmp_path / "log").read_text()
+        if not child.is_alive():
+            break
+        child.kill()
+        child.join()
+        checkpoint.load(folder / "last.pt")  # whole at any moment
+        kills += 1
+    assert kills >= 5
+    last = context.Process(target=run_in_child, args=arguments)
+    last.start()
+    last.join(300)
+    assert last.exitcode == 0, (tmp_path / "log").read_text()
+    assert summary(folder) == summary(whole)
+    assert_same_state(final_state(folder), final_state(whole))
+
+
+def test_the_previous_checkpoint_is_kept(whole):
+    last, previous = (torch.load(whole / name, weights_only=True) for name in ("last.pt", "previous.pt"))
+    assert last["progress"]["epoch"] == 3
+    assert (previous["progress"]["epoch"], previous["progress"]["batch"]) == (2, 10)
+
+
+def test_best_is_the_checkpoint_of_the_best_epoch(whole):
+    progress = torch.load(whole / "best.pt", weights_only=True)["progress"]
+    assert progress["best_epoch"] == progress["epoch"]
+    best = max(max(row["top1"], row["ema_top1"]) for row in final_rows(whole))
+    assert progress["best_top1"] == best
+
+
+def final_rows(folder):
+    return torch.load(folder / "last.pt", weights_only=True)["progress"]["history"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5])
+def test_a_damaged_checkpoint_is_refused_and_the_previous_one_named(keep, whole, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    data = (whole / "last.pt").read_bytes()
+    (folder / "last.pt").write_bytes(data[: int(keep * len(data)) if keep < 1 else keep])
+    (folder / "previous.pt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"last\.pt: damaged.*--resume .*previous\.pt"):
+        small_run(folder, "--resume", "auto")
+
+
+def test_a_run_is_not_overwritten_unasked(whole):
+    before = (whole / "last.pt").read_bytes()
+    with pytest.raises(ValueError, match="--resume auto continues it, --overwrite starts anew"):
+        small_run(whole)
+    assert (whole / "last.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "flags, wanted",
+    [
+        (["--lr", "0.3"], "started with lr 0.05, not 0.3"),
+        (["--batch-size", "2"], "trained with 8 images per step"),
+        (["--model", "repvgg_a0"], "started with model repvgg_tiny, not repvgg_a0"),
+    ],
+)
+def test_a_run_with_other_settings_is_not_continued(flags, wanted, whole):
+    with pytest.raises(ValueError, match=wanted):
+        small_run(whole, "--resume", str(whole / "last.pt"), *flags)
+
+
+def test_summary_has_one_row_per_epoch(whole):
+    lines = summary(whole).splitlines()
+    assert lines[0].startswith("epoch,step,lr,train_loss,loss,top1,top5,ema_loss,ema_top1,ema_top5")
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3"]
