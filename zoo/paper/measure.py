@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from zoo.bench.memory import tensor_peak
+import zoo
 from zoo.bench.statistics import Summary, summarize
+from zoo.bench.structures import settle_norms
 from zoo.bench.timing import Plan, interleave
+from zoo.bench.train_step import Contender, Step, step_memory
 from zoo.paper import tables
 from zoo.paper.reproduce import build
 
@@ -40,7 +40,7 @@ def measure(
 
     Networks run eagerly in float32 with random weights, on torch's present number of threads; all rows of a
     column are timed in turn. A latency is of one batch, a throughput in images per second, a training step is
-    forward, backward and SGD of one batch, and training memory is the peak of live tensors during it.
+    forward, backward and SGD of one batch, and training memory is the peak of the tensors that step makes.
 
     Args:
         rows: Some of the table's rows; all of them if not given.
@@ -50,46 +50,44 @@ def measure(
         ValueError: a row names a network that is not registered.
     """
     rows = [row for row in (table.rows if rows is None else rows) if row.model]
+    images = {row.name: torch.randn(batch_size, 3, *[img_size or row.input_size] * 2) for row in rows}
     measured = Measured(values={}, samples={})
-    training = [column for column in table.columns if column.kind.startswith("train_")]
     for column in table.columns:
         if column.kind in ("latency", "throughput"):
-            calls = {row.name: _inference(row, column.structure, batch_size, img_size) for row in rows}
-            _time(calls, [column], plan, batch_size, measured)
+            calls = {row.name: _inference(row, column.structure, images[row.name]) for row in rows}
+            _time(calls, column, plan, batch_size, measured)
+    training = {column.kind: column for column in table.columns if column.kind.startswith("train_")}
     if training:
         steps = {row.name: _training_step(row, batch_size, img_size) for row in rows}
-        _time(steps, [c for c in training if c.kind == "train_step"], plan, batch_size, measured)
-        for column in training:
-            if column.kind == "train_memory":
-                measured.values.update(
-                    {(name, column.key): tensor_peak(step) for name, step in steps.items()}
-                )
+        if column := training.get("train_step"):
+            _time(steps, column, plan, batch_size, measured)
+        if column := training.get("train_memory"):
+            measured.values.update({(name, column.key): step_memory(step)[1] for name, step in steps.items()})
     return measured
 
 
 def _time(
-    calls: dict[str, Callable[[], object]],
-    columns: Sequence[tables.Column],
+    calls: dict[str, Callable[[], object]] | dict[str, Step],
+    column: tables.Column,
     plan: Plan | None,
     batch_size: int,
     measured: Measured,
 ) -> None:
-    if not calls or not columns:
+    if not calls:
         return
-    timings = interleave(calls, plan or Plan())
-    for name, samples in timings.samples.items():
+    for name, samples in interleave(calls, plan or Plan()).samples.items():
         summary = summarize(samples)
-        for column in columns:
-            measured.samples[name, column.key] = summary
-            measured.values[name, column.key] = (
-                batch_size / summary.median if column.kind == "throughput" else summary.median
-            )
+        measured.samples[name, column.key] = summary
+        measured.values[name, column.key] = (
+            batch_size / summary.median if column.kind == "throughput" else summary.median
+        )
 
 
-def _inference(
-    row: tables.Row, structure: str, batch_size: int, img_size: int | None
-) -> Callable[[], object]:
-    model, images = build(row, structure, device="cpu"), _images(row, batch_size, img_size)
+def _inference(row: tables.Row, structure: str, images: torch.Tensor) -> Callable[[], object]:
+    model = build(row, "cpu")
+    settle_norms(model, images)  # maps that vanish would be timed as denormals
+    if structure == "deployed":
+        model = zoo.deploy(model, verify=False)
 
     def call() -> object:
         with torch.inference_mode():
@@ -98,19 +96,6 @@ def _inference(
     return call
 
 
-def _training_step(row: tables.Row, batch_size: int, img_size: int | None) -> Callable[[], object]:
-    model: nn.Module = build(row, "train", device="cpu").train()
-    images, labels = _images(row, batch_size, img_size), torch.zeros(batch_size, dtype=torch.long)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-
-    return step
-
-
-def _images(row: tables.Row, batch_size: int, img_size: int | None) -> torch.Tensor:
-    size = img_size or row.input_size
-    return torch.randn(batch_size, 3, size, size)
+def _training_step(row: tables.Row, batch_size: int, img_size: int | None) -> Step:
+    contender = Contender(model=row.name, structure="train", layout="nchw")
+    return Step(build(row, "cpu"), contender, batch_size, img_size or row.input_size, "cpu")

@@ -70,10 +70,7 @@ def _grid(reproduction: Reproduction) -> list[list[str]]:
 
 def _text(grid: list[list[str]]) -> list[str]:
     widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in grid
-    ]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in grid]
 
 
 def _markdown(grid: list[list[str]]) -> list[str]:
@@ -99,14 +96,14 @@ def _notes(reproduction: Reproduction, measurement: dict[str, Any] | None) -> li
             f"rank correlation with the published ones {agreement}."
         )
     if measurement:
-        notes.append("Measured: " + "; ".join(f"{key} {value}" for key, value in _flat(measurement)))
+        notes.append(f"Measured: {describe(measurement)}.")
     return notes
 
 
-def _flat(measurement: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The settings and the machine, without the samples."""
-    settings = [(key, value) for key, value in measurement.items() if not isinstance(value, (dict, list))]
-    machine = measurement.get("environment", {})
-    if cpu := machine.get("cpu"):
-        settings.append(("on", cpu["model"]))
-    return settings
+def describe(measurement: dict[str, Any]) -> str:
+    """How times were measured, in one line."""
+    size, cpu = measurement["img_size"], measurement["environment"]["cpu"]["model"]
+    return (
+        f"{cpu}, {measurement['threads']} threads, {measurement['engine']} {measurement['precision']}, "
+        f"batch {measurement['batch_size']}, {f'{size} x {size} pixels' if size else 'the image sizes of the paper'}"
+    )

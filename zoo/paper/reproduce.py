@@ -94,10 +94,10 @@ def reproduce(
     reference = {comparison.column: comparison.reference for comparison in comparisons}
     cells = []
     for row in rows:
-        costs: dict[str, Cost] = {}
+        costs = _costs(table, row)
         for column in table.columns:
             if column.kind in tables.COMPUTED:
-                cells.append(_computed(table, row, column, costs))
+                cells.append(_computed(table, row, column, costs.get(column.structure)))
             elif column.kind in tables.ACCURACY:
                 cells.append(_accuracy(row, column, accuracies or {}))
             else:
@@ -105,8 +105,8 @@ def reproduce(
     return Reproduction(table=table, cells=cells, comparisons=comparisons)
 
 
-def build(row: tables.Row, structure: str, device: str = "meta") -> nn.Module:
-    """The network of a row in eval mode, in its "train" or "deployed" structure; BN folded in the latter.
+def build(row: tables.Row, device: str = "meta") -> nn.Module:
+    """The network of a row in train structure and eval mode, with fresh weights.
 
     Raises:
         ValueError: the network is not registered.
@@ -116,7 +116,7 @@ def build(row: tables.Row, structure: str, device: str = "meta") -> nn.Module:
         model = zoo.create_model(row.model, block=row.block).eval()
     if row.stride_in_first_1x1:
         stride_in_first_1x1(model)
-    return zoo.deploy(model, verify=False) if structure == "deployed" else model
+    return model
 
 
 def stride_in_first_1x1(model: nn.Module) -> None:
@@ -162,12 +162,20 @@ def _cell(
     )
 
 
-def _computed(table: tables.Table, row: tables.Row, column: tables.Column, costs: dict[str, Cost]) -> Cell:
-    if row.model is None:
+def _costs(table: tables.Table, row: tables.Row) -> dict[str, Cost]:
+    """What a row's network costs in each structure that a computed column is about; empty if the zoo has none."""
+    structures = {column.structure for column in table.columns if column.kind in tables.COMPUTED}
+    if row.model is None or not structures:
+        return {}
+    model, size = build(row), (3, row.input_size, row.input_size)
+    networks = {"train": lambda: model, "deployed": lambda: zoo.deploy(model, verify=False)}
+    return {structure: count(networks[structure](), size) for structure in structures}
+
+
+def _computed(table: tables.Table, row: tables.Row, column: tables.Column, cost: Cost | None) -> Cell:
+    if cost is None:
         return _cell(row, column, NOT_IN_ZOO)
-    if column.structure not in costs:
-        costs[column.structure] = count(build(row, column.structure), (3, row.input_size, row.input_size))
-    value = getattr(costs[column.structure], column.kind)
+    value = getattr(cost, column.kind)
     ours, published = column.text(value), row.published(column)
     if published is None:
         return _cell(row, column, NOT_PUBLISHED, ours=ours, value=value)
@@ -198,11 +206,10 @@ def _measured(
         return _cell(row, column, NOT_PUBLISHED if row.published(column) is None else status)
     assert reference is not None
     ratio = f"{value / measurements[reference, column.key]:.2f}x"
-    note = f"relative to {reference}"
     base = next(r for r in table.rows if r.name == reference)
     if row.published(column) and base.published(column):
-        note += f"; paper {_number(row, column) / _number(base, column):.2f}x"
-    return _cell(row, column, MEASURED_HERE, ours=ratio, value=value, note=note)
+        ratio += f" (paper {_number(row, column) / _number(base, column):.2f}x)"
+    return _cell(row, column, MEASURED_HERE, ours=ratio, value=value, note=f"relative to {reference}")
 
 
 def _number(row: tables.Row, column: tables.Column) -> float:
@@ -221,6 +228,4 @@ def _compare(
     correlation = rank_correlation(
         [_number(row, column) for row in both], [measurements[row.name, column.key] for row in both]
     )
-    return Comparison(
-        column=column.key, reference=reference or "", rows=len(both), rank_correlation=correlation
-    )
+    return Comparison(column=column.key, reference=reference or "", rows=len(both), rank_correlation=correlation)

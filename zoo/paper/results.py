@@ -27,10 +27,11 @@ def read_results(files: Iterable[str | Path]) -> Accuracies:
     """Read result files; where a network appears twice the later file counts.
 
     JSON: one record or a list of them. CSV: one record a line, named by the header. A record has `model`,
-    `top1` and, if known, `top5` (per cent), and `block` where the branch set is not the network's own.
+    `top1` and, if known, `top5` (per cent), `count` (images), and `block` where the branch set is not the
+    network's own. validate's JSON is such a record.
 
     Raises:
-        ValueError: unreadable file, missing or ill-typed key, or a record that is not of ImageNet-1k.
+        ValueError: unreadable file, missing or ill-typed key, or a record that is not of ImageNet's validation set.
     """
     accuracies: Accuracies = {}
     for file in files:
@@ -40,10 +41,8 @@ def read_results(files: Iterable[str | Path]) -> Accuracies:
                 raise ValueError(f"{where}: expected an object with the keys model and top1, got {record!r}")
             if not record.get("model"):
                 raise ValueError(f"{where}: no key 'model'; keys are {', '.join(record)}")
-            if (classes := record.get("num_classes")) not in (None, "", 1000, "1000"):
-                raise ValueError(
-                    f"{where}: {record['model']} was evaluated on {classes} classes, not on ImageNet-1k"
-                )
+            if (count := record.get("count")) not in (None, "", 50000, "50000"):
+                raise ValueError(f"{where}: evaluated on {count} images, not on ImageNet's 50000 of validation")
             top1 = _percent(record, "top1", where)
             if top1 is None:
                 raise ValueError(f"{where}: no key 'top1'; keys are {', '.join(record)}")

@@ -75,9 +75,7 @@ class Column:
     def text(self, value: float) -> str:
         """`value`, in units of one (parameters, seconds, per cent), as the paper would print it."""
         mode = ROUND_DOWN if self.rounding == "down" else ROUND_HALF_UP
-        return str(
-            (Decimal(str(value)) / Decimal(self.scale)).quantize(Decimal(1).scaleb(-self.digits), mode)
-        )
+        return str((Decimal(str(value)) / Decimal(self.scale)).quantize(Decimal(1).scaleb(-self.digits), mode))
 
     def printed(self, value: float | str) -> str:
         """A published figure, already in the column's unit, with the digits it was printed with."""
@@ -171,8 +169,7 @@ def _load() -> tuple[dict[str, Table], dict[str, Published]]:
 def _table(name: str, entry: dict[str, Any], paper: Mapping[str, str]) -> Table:
     protocol = entry.pop("protocol", {})
     columns = tuple(
-        Column(key=key, protocol=protocol.get(key, ""), **value)
-        for key, value in entry.pop("columns").items()
+        Column(key=key, protocol=protocol.get(key, ""), **value) for key, value in entry.pop("columns").items()
     )
     assert all(c.kind in COMPUTED + ACCURACY + MEASURED for c in columns), name
     rows = tuple(_row(row, {c.key for c in columns}) for row in entry.pop("rows"))
