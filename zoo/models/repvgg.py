@@ -6,7 +6,8 @@
 Five stages of such blocks, each starting with stride 2; no pooling until the head. Deployed: a stack of 3x3 and ReLU.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
+# generates, and torch.jit reads that only where they are types, not strings.
 
 from dataclasses import dataclass
 from typing import Any

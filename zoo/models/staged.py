@@ -1,6 +1,7 @@
 """StagedNetwork: stem → stages → head, with everything that timm expects of such a network."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
+# generates, and torch.jit reads that only where they are types, not strings.
 
 from typing import Any
 
