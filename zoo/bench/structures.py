@@ -25,13 +25,13 @@ from zoo.reparam.algebra import AffineKernel, ConvSpec
 from zoo.reparam.block import MultiBranchConv2d, conv_of
 from zoo.reparam.deploy import deploy, fold_conv_norm
 from zoo.reparam.fold import NORM_LAYERS, activation_of, fold
+from zoo.reparam.layers import BatchNormPad2d
 from zoo.reparam.pairs import conv_norm_pairs
 
 STRUCTURES = ("peer", "train", "folded", "deployed")
 
 PEERS = {
-    # Official converter → what it leaves behind. timm's converters fold blocks only.
-    r"(repvgg_[ab]\d(?:g4)?|repvgg_d2se|mobileone_s\d)": r"timm/\1",
+    r"(repvgg_[ab]\d(?:g4)?|repvgg_d2se|mobileone_s\d|resnet\d+|densenet121)": r"timm/\1",
     r"timm/.*": r"\g<0>",
 }
 """Registry name (whole, as a pattern) → the network a user has today, in timm."""
@@ -137,12 +137,11 @@ def fold_chain(branch: nn.Module) -> nn.Module:
         return branch
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for name, layer in branch.named_children():
-        previous = next(reversed(layers), None)
-        before = layers[previous] if previous is not None else None
-        if isinstance(before, nn.Conv2d) and isinstance(layer, NORM_LAYERS):
-            assert previous is not None
-            kernel = fold(nn.Sequential(before, layer), before.in_channels, before.weight.device)
-            layers[previous] = _conv(kernel, before.weight.dtype)
+        previous = next(reversed(layers), "")
+        conv = layers.get(previous)
+        if isinstance(conv, nn.Conv2d) and isinstance(layer, (*NORM_LAYERS, BatchNormPad2d)):
+            kernel = fold(nn.Sequential(conv, layer), conv.in_channels, conv.weight.device)
+            layers[previous] = _conv(kernel, conv.weight.dtype)
         else:
             layers[name] = layer
     return nn.Sequential(layers)
