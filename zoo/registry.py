@@ -62,9 +62,7 @@ class UnknownModelError(ValueError):
     """No network of that name; says which are near."""
 
 
-def register_model(
-    builder: Builder | None = None, *, name: str | None = None, family: str = "user", **cfg: Any
-) -> Any:
+def register_model(builder: Builder | None = None, *, name: str | None = None, family: str = "user", **cfg: Any) -> Any:
     """Register a builder under its own name or `name`; also as a decorator, bare or with arguments.
 
         @zoo.register_model
@@ -218,12 +216,43 @@ def _features(model: nn.Module, out_indices: tuple[int, ...] | None) -> nn.Modul
 
 def _register_in_timm(entry: ModelEntry) -> None:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        # What timm passes to every entry point. `feature_cls` chooses between its wrappers of the same taps.
-        for timms in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "feature_cls"):
-            kwargs.pop(timms, None)
-        return create_model(entry.name, pretrained, **kwargs)
+        return _create_for_timm(entry.name, pretrained, **kwargs)
 
     entrypoint.__name__ = entrypoint.__qualname__ = entry.timm_name
     entrypoint.__module__ = __name__
     default_cfgs.update(generate_default_cfgs({entry.timm_name: entry.cfg}))
     timm.models.register_model(entrypoint)
+    if "." in entry.name:
+        _accept_dot_in_timm(entry.name.partition(".")[0])
+
+
+def _create_for_timm(
+    name: str,
+    pretrained: bool = False,
+    *,
+    pretrained_cfg: Any = None,
+    pretrained_cfg_overlay: Any = None,
+    cache_dir: Any = None,
+    feature_cls: Any = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """`create_model` without what timm passes to all; `feature_cls` only chooses between wrappers of equal output."""
+    return create_model(name, pretrained, **kwargs)
+
+
+def _accept_dot_in_timm(architecture: str) -> None:
+    """Let `timm.create_model("repghostnet_1.0x")` work, where timm takes `0x` for the tag of pretrained weights.
+
+    An entry point `repghostnet_1`, which timm does not list, puts name and tag together again. Nothing of timm's is
+    replaced; should its private tables go, only this spelling is lost.
+    """
+    tables = vars(timm.models._registry)
+    entrypoints, unlisted = tables.get("_model_entrypoints"), tables.get("_deprecated_models")
+    if entrypoints is None or unlisted is None or architecture in entrypoints:
+        return
+
+    def entrypoint(pretrained: bool = False, pretrained_cfg: Any = None, **kwargs: Any) -> nn.Module:
+        return _create_for_timm(f"{architecture}.{pretrained_cfg or ''}", pretrained, **kwargs)
+
+    entrypoints[architecture] = entrypoint
+    unlisted[architecture] = None
