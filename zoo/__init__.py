@@ -7,6 +7,7 @@
 
 from zoo import models  # fills the registry
 from zoo.checkpoints import CheckpointError, load_checkpoint, read_checkpoint
+from zoo.export import compile_for
 from zoo.registry import create_model, list_models, model_entry, register_model
 from zoo.reparam.convert import convert, expand
 from zoo.reparam.deploy import DeployReport, deploy, deploy_with_report, is_deployed
@@ -17,6 +18,7 @@ __all__ = [
     "CheckpointError",
     "DeployReport",
     "EquivalenceError",
+    "compile_for",
     "convert",
     "create_model",
     "deploy",
