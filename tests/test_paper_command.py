@@ -72,12 +72,12 @@ def test_csv_has_a_line_a_cell(capsys):
 
 
 def test_json_is_the_only_line_and_holds_everything(capsys):
-    _, out, _ = run(capsys, "repghost", "--format", "json", "--rows", "repghostnet_1.0x")
+    _, out, _ = run(capsys, "repvgg_table4", "--format", "json", "--rows", "repvgg_a0")
     (line,) = out.splitlines()
     data = json.loads(line)
-    assert data["table"] == "repghost" and data["measurement"] is None
+    assert data["table"] == "repvgg_table4" and data["measurement"] is None
     assert {c["column"]: c["status"] for c in data["cells"]}["params"] == "exact"
-    assert {c["column"]: c["value"] for c in data["cells"]}["flops"] == 142394128
+    assert {c["column"]: c["value"] for c in data["cells"]}["flops"] == 1361451008
 
 
 def test_output_goes_to_a_file_and_the_summary_to_stdout(capsys, tmp_path: Path):

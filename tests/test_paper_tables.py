@@ -1,7 +1,9 @@
 """The published figures as data: complete, consistent with each other, silent about what is not confirmed."""
 
 import pytest
+import timm
 
+import zoo
 from zoo.paper import tables
 
 
@@ -115,3 +117,23 @@ def test_an_unknown_table_lists_near_ones():
         tables.table("repvgg_tabel4")
     with pytest.raises(ValueError, match=r"did you mean repvgg_table4, .*orepa_table4"):
         tables.table("?")
+
+
+def test_every_network_named_exists():
+    named = {
+        column.prefix + row.model
+        for table in tables.tables()
+        for row in table.rows
+        for column in table.columns
+        if row.model and column.key in row.values
+    }
+    foreign = {name.removeprefix("timm/") for name in named if name.startswith("timm/")}
+    assert len(foreign) == 18 and all(timm.is_model(name) for name in foreign)
+    assert named - {f"timm/{name}" for name in foreign} <= set(zoo.list_models())
+
+
+def test_every_network_of_the_papers_has_its_published_figures():
+    papers = ("repvgg", "acnet_", "dbb_", "repghostnet_", "mobileone_")
+    ours = {"repvgg_tiny", "repghostnet_norep_0.5x", "repghostnet_repid_0.5x", "repghostnet_wo_0.5x"}
+    unpublished = {name for name in zoo.list_models() if tables.published(name) is None}
+    assert {name for name in unpublished if name.startswith(papers)} == ours
