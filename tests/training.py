@@ -107,3 +107,19 @@ def run_in_child(folder: str, flags: list[str], log: str) -> None:
             code = main(["--config", str(recipe), "--output", folder, *flags])
             file.flush()
     os._exit(code)
+
+
+def run_rank_in_child(
+    rank: int, world_size: int, port: int, folder: str, flags: list[str], log: str, double: bool = False
+) -> None:
+    """Target of a child process: one of the processes that torchrun would start, in float64 if asked."""
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    run_in_child(folder, flags, f"{log}.{rank}")

@@ -128,7 +128,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training or not dist.is_initialized():
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        x, axes = input.float(), (0, 2, 3)
+        x, axes = input.to(self.running_mean.dtype), (0, 2, 3)
         total = _AllReduceSum.apply(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])]))
         assert isinstance(total, Tensor)
         count = total[-1].detach()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zoo.engine.distributed import Processes, all_sum, gather
 from zoo.engine.hardware import autocast
-from zoo.engine.loss import main_output
+from zoo.engine.loss import full_precision, main_output
 
 
 @dataclass(kw_only=True)
@@ -119,7 +119,7 @@ def evaluate(
         for images, targets, index in batches:
             device = images.device
             with autocast(device, dtype):
-                outputs = {name: main_output(network(images)).float() for name, network in networks.items()}
+                outputs = {name: full_precision(main_output(network(images))) for name, network in networks.items()}
             for name, logits in outputs.items():
                 _count(tallies[name], logits, targets, index)
             for (one, other), agreement in agreements.items():

@@ -16,6 +16,11 @@ def main_output(outputs: Outputs) -> Tensor:
     return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
+def full_precision(logits: Tensor) -> Tensor:
+    """At least float32, which a sum over classes and images needs."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def classification_loss(outputs: Outputs, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy, plus 0.1 times that of each auxiliary head.
 
@@ -25,5 +30,5 @@ def classification_loss(outputs: Outputs, targets: Tensor, smoothing: float = 0.
     """
     smoothing = 0.0 if targets.ndim == 2 else smoothing
     heads = outputs if isinstance(outputs, tuple) else (outputs,)
-    main, *aux = [F.cross_entropy(logits.float(), targets, label_smoothing=smoothing) for logits in heads]
+    main, *aux = [F.cross_entropy(full_precision(h), targets, label_smoothing=smoothing) for h in heads]
     return main + AUX_WEIGHT * torch.stack(aux).sum() if aux else main

@@ -1,0 +1,97 @@
+"""Two processes over gloo do what one does."""
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from training import fresh_process, run_rank_in_child
+
+from zoo.engine import checkpoint
+from zoo.engine.distributed import CpuSyncBatchNorm2d, synchronise_batchnorm
+
+# No randomness that belongs to a process. In float64: BatchNorm over few pixels multiplies rounding by five a step.
+ALIKE = ["--mixup", "0", "--drop", "0", "--sync-bn", "--epochs", "4", "--val-num-samples", "31"]
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def start(folder, *flags, world_size=2, double=False):
+    """The processes of a run; they log to FOLDER.log.RANK."""
+    port, log, ranks = free_port(), f"{folder}.log", range(world_size)
+    arguments = [(rank, world_size, port, str(folder), list(flags), log, double) for rank in ranks]
+    processes = [fresh_process().Process(target=run_rank_in_child, args=a) for a in arguments]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def join(processes, folder):
+    for process in processes:
+        process.join(240)
+    logs = [Path(f"{folder}.log.{rank}").read_text() for rank in range(len(processes))]
+    return [process.exitcode for process in processes], logs
+
+
+def losses(folder):
+    history = checkpoint.load(folder / "last.pt")["progress"]["history"]
+    return [row["train_loss"] for row in history], [row["loss"] for row in history]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_evaluate_each_image_once(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = start(one, *ALIKE, world_size=1, double=True)
+    together = start(two, *ALIKE, "--batch-size", "2", double=True)
+    (code,), (log,) = join(alone, one)
+    codes, logs = join(together, two)
+    assert (code, codes) == (0, [0, 0]), (log, logs)
+    # 20 steps: 4 epochs of 5 steps of 8 images
+    for mine, theirs in zip(losses(one), losses(two), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-9)
+    assert '"count": 31' in log and '"count": 31' in logs[0]
+    states = [checkpoint.load(folder / "last.pt")["state_dict"] for folder in (one, two)]
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(tensor, states[1][name], rtol=1e-6, atol=1e-6, msg=name)
+
+
+@pytest.mark.slow
+def test_a_dead_process_is_reported_in_one_line_by_the_other(tmp_path):
+    folder = tmp_path / "run"
+    processes = start(
+        folder, "--epochs", "500", "--batch-size", "2", "--dist-timeout", "20", "--checkpoint-interval", "1"
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "last.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes[1].kill()
+    (code, _), logs = join(processes, folder)
+    lines = [line for line in logs[0].splitlines() if "error" in line]
+    assert code == 1, logs
+    assert len(lines) == 1 and "lost another process of the run" in lines[0], logs[0]
+    assert "Traceback" not in logs[0]
+    checkpoint.load(folder / "last.pt")
+
+
+def test_synchronising_on_the_cpu_keeps_keys_weights_and_the_eval_answer():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    nn.init.uniform_(model[1].running_var, 0.5, 2)
+    x = torch.randn(2, 3, 8, 8)
+    before, keys = model(x), list(model.state_dict())
+    model = synchronise_batchnorm(model, torch.device("cpu"))
+    assert isinstance(model[1], CpuSyncBatchNorm2d)
+    assert list(model.state_dict()) == keys and torch.equal(model(x), before)
+
+
+def test_a_norm_that_only_gpus_synchronise_is_named():
+    from timm.layers import BatchNormAct2d
+
+    model = nn.Sequential(BatchNormAct2d(4))
+    with pytest.raises(ValueError, match=r"sync_bn: 0 \(BatchNormAct2d\)"):
+        synchronise_batchnorm(model, torch.device("cpu"))
