@@ -40,10 +40,12 @@ deviation, whichever is smaller. Of no paper: large enough to learn, small enoug
 
 @dataclass(frozen=True)
 class _Moments:
-    """Mean and variance of a map over a batch, each (channels,) float64."""
+    """Of a map over batches, each (channels,) float64: mean, variance as BatchNorm keeps it (over n - 1) and as it
+    normalises by (over n)."""
 
     mean: Tensor
     variance: Tensor
+    batch_variance: Tensor
 
 
 def check_expandable(site: Site) -> None:
@@ -109,19 +111,16 @@ class _Recorder:
 
     def see(self, x: Tensor) -> None:
         self.norm(x)
+        self.values = x.numel() // x.shape[1]
 
     def moments(self) -> _Moments:
-        return _moments(self.norm)
+        mean, variance = (statistic.double() for statistic in _running(self.norm))
+        return _Moments(mean, variance, variance * (1 - 1 / self.values))
 
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None and norm.running_var is not None
     return norm.running_mean, norm.running_var
-
-
-def _moments(norm: nn.BatchNorm2d) -> _Moments:
-    mean, variance = _running(norm)
-    return _Moments(mean.double(), variance.double())
 
 
 def _as_in_training(model: nn.Module) -> None:
@@ -192,7 +191,7 @@ def _set_norms(site: Site, z: _Moments, rest: _Moments, scales: dict[str, Tensor
         for name, scale in scales.items():
             centre = centre + scale * kernels[name].bias  # the kernel's bias is -mean / d_u here
             norm = _last_norm(site, name)
-            seen = _moments(norm).variance + eps
+            seen = _running(norm)[1] + eps
             own = (seen * (variance + eps) / spread - eps).clamp_min(0)
             _running(norm)[1].copy_(own)
             norm.weight.copy_(gamma * scale * (own + eps).sqrt() / (seen * (variance + eps)).sqrt())
@@ -208,7 +207,7 @@ def _norm_of(site: Site, z: _Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """γ, β, μ, σ² of the BatchNorm behind a convolution; of the one that changes nothing if there is none."""
     norm = site.norm
     if norm is None:
-        return (z.variance + _eps(site)).sqrt(), z.mean, z.mean, z.variance
+        return (z.batch_variance + _eps(site)).sqrt(), z.mean, z.mean, z.batch_variance
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     gamma = torch.ones_like(mean) if norm.weight is None else norm.weight.detach().double()
     beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach().double()
