@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from zoo.bench.means import geometric_means, over_stages
 from zoo.bench.results import document
 from zoo.bench.statistics import ratio_of_medians, summarize
 
@@ -51,7 +52,7 @@ def latency():
         key: failed[key] for key in ("model", "structure", "engine", "precision", "batch_size", "img_size", "threads")
     }
     rows.append({**failed, "status": "out of memory", "error": "can't allocate <memory> | 9 GB"})
-    return document("latency", rows, peaks={"1": {"gemm_fp32": 9.1e10, "triad": 1.36e10}})
+    return document("latency", rows, means=geometric_means(rows), peaks={"1": {"gemm_fp32": 9.1e10, "triad": 1.36e10}})
 
 
 def concat_add():
@@ -74,7 +75,7 @@ def concat_add():
                             **{"ratio": {**interval, "repeat_low": 0.93 * factor, "repeat_high": 1.07 * factor}},
                         }
                     )
-    return document("concat-add", rows)
+    return document("concat-add", rows, means=over_stages(rows))
 
 
 def train():

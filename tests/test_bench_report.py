@@ -143,10 +143,11 @@ def test_the_command_prints_markdown(tmp_path, capsys):
 
 
 def test_every_result_carries_its_conditions():
-    text = conditions(bench_results.latency())
+    result = bench_results.latency()
+    text = conditions(result)
     assert "fp32 91, triad 14" in text
     assert re.search(r"torch \d+\.\d+", text)
-    assert markdown_report([bench_results.latency()]).endswith(f"*{text}*\n")
+    assert markdown_report([result]).endswith(f"*{text}*\n")
 
 
 def test_the_page_is_self_contained_and_escapes():

@@ -62,7 +62,8 @@ def openvino(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int
 
     maps = [ops.parameter(list(x.shape), ov.Type.f32) for x in (a, b)]
     joined = ops.concat(maps, axis) if operation == "concat" else ops.add(*maps)
-    model = ov.Model([joined], maps)
+    # OpenVINO's own stubs give `Model` two unrelated types.
+    model = ov.Model([joined.output(0)], maps)  # pyright: ignore[reportGeneralTypeIssues]
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,

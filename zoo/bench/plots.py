@@ -14,7 +14,17 @@ from matplotlib.ticker import FuncFormatter
 from zoo.bench.means import over_stages
 from zoo.bench.results import CONTROL, Row
 
-COLOURS = ("#2f6f9f", "#d1702c", "#3f8f5f", "#a03f6f", "#7a6bb0", "#8a7440", "#4f9fa8", "#b5484a", "#5c6670")
+COLOURS: tuple[str, ...] = (
+    "#2f6f9f",
+    "#d1702c",
+    "#3f8f5f",
+    "#a03f6f",
+    "#7a6bb0",
+    "#8a7440",
+    "#4f9fa8",
+    "#b5484a",
+    "#5c6670",
+)
 STYLE = {"color": "#d8dde3", "linewidth": 0.8}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.bench.means import geometric_means, over_stages
 from zoo.bench.results import Row
 
 Value = str | float | int | None
@@ -179,11 +178,10 @@ KINDS = tuple(COLUMNS)
 
 def tables(result: dict[str, Any]) -> list[Table]:
     """The tables of a result document: its rows, and before them what they come down to."""
-    kind, rows = result["kind"], result["rows"]
+    kind = result["kind"]
     heads = {"latency": _means_table, "concat-add": _stages_table}
-    first = [heads[kind](rows)] if kind in heads else []
-    full = Table(title(result), NOTES[kind], *_filled(COLUMNS[kind], rows))
-    return [*(table for table in first if table.rows), full]
+    first = [heads[kind](result["means"])] if result.get("means") else []
+    return [*first, Table(title(result), NOTES[kind], *_filled(COLUMNS[kind], result["rows"]))]
 
 
 def title(result: dict[str, Any]) -> str:
@@ -210,9 +208,9 @@ MEAN_COLUMNS = [
 ]
 
 
-def _means_table(rows: Sequence[Row]) -> Table:
+def _means_table(means: Sequence[Row]) -> Table:
     note = "Over all models, batch sizes and resolutions; combinations that some model lacks are left out."
-    return Table("Geometric mean of the speed-ups", note, *_filled(MEAN_COLUMNS, geometric_means(rows)))
+    return Table("Geometric mean of the speed-ups", note, *_filled(MEAN_COLUMNS, means))
 
 
 STAGE_COLUMNS = [
@@ -225,8 +223,8 @@ STAGE_COLUMNS = [
 ]
 
 
-def _stages_table(rows: Sequence[Row]) -> Table:
-    filled = _filled(STAGE_COLUMNS, over_stages(rows))
+def _stages_table(means: Sequence[Row]) -> Table:
+    filled = _filled(STAGE_COLUMNS, means)
     return Table("Concat / add over the stages", "Above 1, adding is faster.", *filled)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -52,8 +53,8 @@ def _latency(options: Options) -> Result:
         raise UsageError(f"--repeat {options.repeat} runs nothing: give 1 or more")
     device = _device(options.device)
     groups = [contenders_of(model, options.structure, engines, options.precision) for model in models]
-    if options.together:
-        groups = [[contender for group in groups for contender in group]]
+    if options.together:  # models against each other, each structure, engine and precision for itself
+        groups = [list(same) for same in zip(*groups, strict=True)]
     settings = list(settings_of(options.batch_size, options.img_size, options.threads, options.device))
     peaks = {}
     for threads in options.threads:
@@ -72,8 +73,10 @@ def _latency(options: Options) -> Result:
                     )
             runs.append(rows)
     _add_published(runs[0])
-    extra = {"repeatability": repeatability(runs)} if options.repeat > 1 else {}
-    return _finish("latency", runs[0], options, peaks=peaks, means=geometric_means(runs[0]), **extra)
+    extra: dict[str, Any] = {"repeatability": repeatability(runs)} if options.repeat > 1 else {}
+    if not options.together:  # where the reference is a network of the group, a mean over the group says nothing
+        extra["means"] = geometric_means(runs[0])
+    return _finish("latency", runs[0], options, peaks=peaks, **extra)
 
 
 def _concat_add(options: Options) -> Result:
@@ -95,11 +98,9 @@ def _concat_add(options: Options) -> Result:
                 if "module" in options.comparison:
                     jobs += [lambda s=s, setting=setting: [measure_modules(s, *setting)] for s in SHAPES]
                 if "network" in options.comparison and batch <= MAX_NETWORK_BATCH:
-                    for size in options.img_size:
-                        jobs.append(lambda size=size, at=(engine, batch, threads): [_network(size, *at, plan)])
-
-    def _network(size: int, engine: str, batch: int, threads: int, plan: Plan) -> dict[str, Any]:
-        return measure_networks(1.0, batch, size, engine, threads, plan)
+                    for width, size in itertools.product(options.width, options.img_size):
+                        at = (width, batch, size, engine, threads, plan)
+                        jobs.append(lambda at=at: [measure_networks(*at)])
 
     rows: list[dict[str, Any]] = []
     with _progress(len(jobs), plan) as on_round:
@@ -227,10 +228,13 @@ def _progress(groups: int, plan: Plan) -> Iterator[Iterator[Callable[[int], None
     with tqdm(total=groups * plan.rounds, unit="round", file=sys.stderr) as bar:
 
         def callbacks() -> Iterator[Callable[[int], None]]:
-            for group in range(groups):
-                bar.n = group * plan.rounds
-                bar.refresh()
-                yield lambda done, start=group * plan.rounds: bar.update(start + done - bar.n) and None
+            for start in range(0, groups * plan.rounds, plan.rounds):
+
+                def show(done: int, start: int = start) -> None:
+                    bar.update(start + done - bar.n)
+
+                show(0)
+                yield show
 
         yield callbacks()
         bar.update(groups * plan.rounds - bar.n)

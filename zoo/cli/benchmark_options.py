@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     latency.add_argument("--engine", nargs="+", metavar="NAME", help="default: eager and the engines installed")
     latency.add_argument("--precision", nargs="+", default=["fp32"], choices=PRECISIONS)
     latency.add_argument("--checkpoint", help="weights of the one model given; random ones otherwise")
-    latency.add_argument("--together", action="store_true", help="one group of all models: the first is the reference")
+    latency.add_argument(
+        "--together", action="store_true", help="time the models against each other, the first being the reference"
+    )
     latency.add_argument("--repeat", type=int, default=1, help="run all of it so often, and compare the runs' ratios")
     _add_settings(latency, batch_sizes=[1, 8])
 
@@ -43,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     joins.add_argument("--engine", nargs="+", metavar="NAME", help="default: eager and the engines installed")
     joins.add_argument("--layout", nargs="+", default=list(LAYOUTS), choices=LAYOUTS)
     joins.add_argument("--comparison", nargs="+", default=["operator", "module", "network"], choices=COMPARISONS)
+    joins.add_argument("--width", nargs="+", type=float, default=[1.0], choices=(0.5, 1.0, 1.3), help="of networks")
     _add_settings(joins, batch_sizes=[1, 2, 4, 8, 16, 32, 64, 128, 256], rounds=20, seconds=2)
 
     train = command("train", "training steps: train structure, plain twin, timm's network")
