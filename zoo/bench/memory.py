@@ -88,10 +88,11 @@ def bounded_memory() -> Iterator[None]:
     """Within, asking for more memory than the machine has free raises an error instead of ending the process.
 
     Linux grants any request and kills the process when the pages do not exist; a limit on the address space makes
-    the request itself fail, which torch and the engines report. No effect on systems without such limits.
+    the request itself fail, which torch and the engines report. No effect on systems without such limits, nor once
+    CUDA is in use, which reserves address space far beyond any memory.
     """
     available = available_memory()
-    if available is None:
+    if available is None or torch.cuda.is_initialized():
         yield
         return
     import resource  # Unix only
