@@ -112,7 +112,9 @@ class Evil:
 def test_nothing_in_a_checkpoint_is_executed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": STATE, "extra": Evil()}, "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth: holds an object of \w+\.mkdir .* save its state_dict\(\) alone"):
+    with pytest.raises(
+        CheckpointError, match=r"x\.pth: holds an object of \w+\.mkdir .* save its state_dict\(\) alone"
+    ):
         read_checkpoint("x.pth")
     assert not (tmp_path / "executed").exists()
 
@@ -123,7 +125,7 @@ def test_a_truncated_checkpoint_is_one_line(suffix, size, tmp_path):
     path = tmp_path / f"x{suffix}"
     save_file(STATE, path) if suffix == ".safetensors" else torch.save(STATE, path)
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="is truncated.*copy or download it again") as caught:
+    with pytest.raises(CheckpointError, match=r"is truncated.*copy or download it again") as caught:
         read_checkpoint(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)

@@ -1,5 +1,7 @@
 """The official implementations' layouts and logits, and timm's: loaded, computed, written back."""
 
+from pathlib import Path
+
 import pytest
 import reference
 import timm
@@ -51,11 +53,12 @@ def test_an_official_checkpoint_gives_the_official_logits(name, tmp_path):
 
 @pytest.mark.slow
 def test_official_checkpoints_of_large_networks_give_the_official_logits(tmp_path):
-    errors = {
-        name: reference.relative_error(logits(load(name, tmp_path), reference.images()), reference.logits(name))
-        for name in BIG
-    }
-    assert max(errors.values()) <= 1e-5, errors
+    """In float64: MobileOne-S4 with these weights amplifies the rounding of its input 200-fold and more."""
+    errors = {}
+    for name in BIG:
+        network = load(name, tmp_path).double()
+        errors[name] = reference.relative_error(logits(network, reference.images().double()), reference.logits(name))
+    assert max(errors.values()) <= 1e-6, errors
 
 
 @pytest.mark.slow
@@ -65,7 +68,7 @@ def test_every_reference_layout_is_recognised_with_its_structure_and_sizes():
         ours = reference.registered(name)
         network = networks.setdefault(ours, build(ours))
         state = {key: torch.empty(shape, device="meta") for key, shape in entry["layout"].items()}
-        match = recognise(network, Checkpoint(name, state))
+        match = recognise(network, Checkpoint(Path(name), state))
         wanted = {"train": ["train"], "deploy": ["deployed", "blocks deployed"]}[entry["structure"]]
         assert match.fits and match.structure in wanted, name
         assert match.layout.name == "official", name
@@ -73,11 +76,13 @@ def test_every_reference_layout_is_recognised_with_its_structure_and_sizes():
         assert all(own[native].shape == state[theirs].shape for theirs, native in match.names.items()), name
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["RepVGG-A0.train", "RepVGG-A0.deploy", "ResNet-18_DBB.train", "ResNet-18_ACB.deploy", "ResNet-18_base.train",
-     "MobileNet_DBB.train", "MobileNet_DBB.deploy", "repghostnet_0_5x.train", "mobileone_s0.train", "mobileone_s0.deploy"],
-)  # fmt: skip
+BOTH_WAYS = [
+    *("RepVGG-A0.train", "RepVGG-A0.deploy", "ResNet-18_DBB.train", "ResNet-18_ACB.deploy", "ResNet-18_base.train"),
+    *("MobileNet_DBB.train", "MobileNet_DBB.deploy", "repghostnet_0_5x.train", "mobileone_s0.deploy"),
+]
+
+
+@pytest.mark.parametrize("name", BOTH_WAYS)
 def test_an_official_checkpoint_is_written_back_bit_for_bit(name, tmp_path):
     ours = reference.registered(name)
     written = in_layout(load(name, tmp_path), build(ours), ours, "official")
@@ -127,18 +132,28 @@ def test_timms_weights_give_timms_logits(theirs, ours, structure, tmp_path):
     assert reference.relative_error(logits(peer, images), wanted) <= 1e-5
 
 
-def test_every_network_of_timm_that_we_have_is_recognised_and_evaluated_alike():
+def test_every_network_of_timm_that_we_have_is_evaluated_alike():
     names = {
         **{name: name for name in timm.list_models(["repvgg_*", "mobileone_*"])},
         **{name: f"repghostnet_{int(name[-3:]) / 100}x" for name in timm.list_models("repghostnet_*")},
     }
     assert len(names) == 24
     for theirs, ours in names.items():
-        with torch.device("meta"):
-            peer = timm.create_model(theirs)
-        network = build(ours)
-        match = recognise(network, Checkpoint(theirs, peer.state_dict()))
-        assert match.fits and match.structure == "train", theirs
-        assert all(network.state_dict()[n].shape == peer.state_dict()[t].shape for t, n in match.names.items()), theirs
-        for key in ("input_size", "test_input_size", "mean", "std", "crop_pct", "test_crop_pct", "interpolation"):
-            assert network.pretrained_cfg.get(key) == peer.pretrained_cfg.get(key), (theirs, key)
+        cfg = timm.get_pretrained_cfg(theirs).to_dict()
+        assert evaluated(zoo.model_entry(ours).cfg) == evaluated(cfg), theirs
+
+
+def evaluated(cfg):
+    """Image size, crop, interpolation, mean and deviation of timm's evaluation."""
+    size, crop = (cfg.get(f"test_{key}") or cfg[key] for key in ("input_size", "crop_pct"))
+    return tuple(size), crop, cfg["interpolation"], tuple(cfg["mean"]), tuple(cfg["std"])
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("repvgg_d2se", "repvgg_d2se"), ("repghostnet_200", "repghostnet_2.0x")])
+def test_timms_names_and_sizes_are_ours(theirs, ours):
+    with torch.device("meta"):
+        peer = timm.create_model(theirs)
+    match = recognise(build(ours), Checkpoint(Path(theirs), peer.state_dict()))
+    assert match.fits
+    own = match.network.state_dict()
+    assert all(own[native].shape == peer.state_dict()[name].shape for name, native in match.names.items())

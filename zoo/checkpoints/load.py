@@ -123,7 +123,7 @@ def _resize_head(network: nn.Module, checkpoint: Checkpoint, match: Match) -> No
     theirs = next((theirs for theirs, native in match.names.items() if native == key), None)
     if theirs is None or checkpoint.state_dict[theirs].shape[0] == network.get_parameter(key).shape[0]:
         return
-    network.resetclassifier(checkpoint.state_dict[theirs].shape[0])  # pyright: ignore[reportCallIssue]
+    network.reset_classifier(checkpoint.state_dict[theirs].shape[0])  # pyright: ignore[reportCallIssue]
 
 
 def _replace_head(network: nn.Module, checkpoint: Checkpoint, num_classes: int | None) -> None:
@@ -138,7 +138,7 @@ def _replace_head(network: nn.Module, checkpoint: Checkpoint, num_classes: int |
             "%s: its classifier has %d classes; one of %d, freshly initialised, takes its place",
             checkpoint.path, weight.shape[0], num_classes,
         )  # fmt: skip
-    network.resetclassifier(num_classes)  # pyright: ignore[reportCallIssue]
+    network.reset_classifier(num_classes)  # pyright: ignore[reportCallIssue]
     network.to(weight.device, weight.dtype).train(network.training)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import pickle
 import struct
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,7 +92,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _read_torch(path: Path, head: bytes) -> Any:
     try:
-        with torch.serialization.safe_globals(_inert_classes()):
+        with torch.serialization.safe_globals(_inert_classes()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # of interest if reading fails, which it says
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL " in str(error):

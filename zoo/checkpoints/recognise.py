@@ -54,7 +54,7 @@ def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
     blocks = [name for name, module in model.named_modules() if isinstance(module, MultiBranchConv2d)]
     training_only = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TrainingOnly))
     nearest: Match | None = None
-    for structure, network in _structures(model):
+    for structure, network in _structures(model, any(layout.keeps_norms for layout in layouts)):
         keys = list(network.state_dict())
         spare = [key for key in model.state_dict() if key.startswith(training_only)] if structure != "train" else []
         for layout in layouts:
@@ -72,12 +72,13 @@ def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
     return nearest
 
 
-def _structures(model: nn.Module) -> Iterator[tuple[Structure, nn.Module]]:
-    """The network as it is, then, if it comes to that, deployed on the meta device."""
+def _structures(model: nn.Module, with_norms: bool) -> Iterator[tuple[Structure, nn.Module]]:
+    """The network as it is; then, if it comes to that, deployed on the meta device."""
     yield "train", model
     twin = meta_twin(model).requires_grad_(True).eval()
     yield "deployed", deploy(twin, verify=False)
-    yield "blocks deployed", deploy(twin, verify=False, fold_norms=False)
+    if with_norms:
+        yield "blocks deployed", deploy(twin, verify=False, fold_norms=False)
 
 
 def _counts_batches(name: str) -> bool:

@@ -54,10 +54,7 @@ class MultiBranchConv2d(nn.Module):
     def branch_kernels(self) -> dict[str, AffineKernel]:
         """Each branch as a kernel of the block's own geometry, float64, differentiable (unpadded if `pads`)."""
         spec, device = inner_spec(self.spec), next((p.device for p in self.parameters()), None)
-        return {
-            name: embed(fold(branch, spec.in_channels, device), spec)
-            for name, branch in self.branches.items()
-        }
+        return {name: embed(fold(branch, spec.in_channels, device), spec) for name, branch in self.branches.items()}
 
     def equivalent_kernel(self) -> AffineKernel:
         """The one kernel that computes what all branches do in eval mode: float64, differentiable.
@@ -73,12 +70,13 @@ class MultiBranchConv2d(nn.Module):
             ValueError: The block is in training mode, where BatchNorm answers with the batch's statistics.
         """
         if self.training:
-            raise ValueError(
-                "a block in training mode has no fixed kernel: call model.eval() before deploying"
-            )
+            raise ValueError("a block in training mode has no fixed kernel: call model.eval() before deploying")
+        like = next(self.parameters())
+        if like.is_meta:  # shapes alone, so there is nothing to fold
+            return empty_conv(self.spec, like.dtype)
         with torch.no_grad():
             kernel = self.equivalent_kernel()
-        return conv_of(self.spec, kernel, next(self.parameters()).dtype)
+        return conv_of(self.spec, kernel, like.dtype)
 
     def extra_repr(self) -> str:
         s = self.spec
@@ -97,7 +95,15 @@ def inner_spec(spec: ConvSpec) -> ConvSpec:
 
 def conv_of(spec: ConvSpec, kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv2d:
     """The `nn.Conv2d` of a spec with a kernel's weight and bias, in eval mode."""
-    conv = nn.Conv2d(
+    conv = empty_conv(spec, dtype)
+    conv.weight = nn.Parameter(kernel.weight.to(dtype))
+    conv.bias = nn.Parameter(kernel.bias.to(dtype))
+    return conv
+
+
+def empty_conv(spec: ConvSpec, dtype: torch.dtype) -> nn.Conv2d:
+    """The `nn.Conv2d` of a spec on the meta device, in eval mode."""
+    return nn.Conv2d(
         spec.in_channels,
         spec.out_channels,
         spec.kernel_size,
@@ -107,8 +113,5 @@ def conv_of(spec: ConvSpec, kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv
         spec.groups,
         padding_mode=spec.padding_mode,
         device="meta",
+        dtype=dtype,
     ).eval()
-    conv.weight = nn.Parameter(kernel.weight.to(dtype))
-    assert conv.bias is not None
-    conv.bias = nn.Parameter(kernel.bias.to(dtype))
-    return conv

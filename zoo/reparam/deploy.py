@@ -58,9 +58,7 @@ class DeployReport:
         lines.append(f"params {self.params[0] / 1e6:.2f} M -> {self.params[1] / 1e6:.2f} M")
         lines.append(f"MACs   {self.macs[0] / 1e6:.1f} M -> {self.macs[1] / 1e6:.1f} M at {self.input_size}")
         if self.relative_error is not None:
-            lines.append(
-                f"end to end: error {self.relative_error:.1e}, rounding noise {self.noise_floor:.1e}"
-            )
+            lines.append(f"end to end: error {self.relative_error:.1e}, rounding noise {self.noise_floor:.1e}")
         return "\n".join(lines)
 
 
@@ -68,7 +66,7 @@ def deploy(
     model: nn.Module, example: Tensor | None = None, *, fold_norms: bool = True, verify: bool = True
 ) -> nn.Module:
     """The deployed structure of a network: see `deploy_with_report`."""
-    return deploy_with_report(model, example, fold_norms=fold_norms, verify=verify)[0]
+    return _deploy(model, example, fold_norms, verify)[0]
 
 
 def deploy_with_report(
@@ -89,30 +87,36 @@ def deploy_with_report(
         ValueError: The network is in training mode, or does not run on `example`.
         EquivalenceError: A block or the network differs; names it.
     """
+    deployed, proofs, folded, error, noise = _deploy(model, example, fold_norms, verify)
+    size = input_size(model) if example is None else tuple(example.shape[1:])
+    before, after = count(model, size), count(deployed, size)
+    params, macs = (before.params, after.params), (before.macs, after.macs)
+    return deployed, DeployReport(proofs, folded, params, macs, list(size), error, noise)
+
+
+def _deploy(
+    model: nn.Module, example: Tensor | None, fold_norms: bool, verify: bool
+) -> tuple[nn.Module, list[BlockProof], int, float | None, float | None]:
+    """The deployed network, its blocks' proofs, the number of BatchNorms folded, the error and the noise floor."""
     if model.training:
         raise ValueError(
             f"{type(model).__name__} is in training mode, where BatchNorm answers with the batch's statistics: "
             "call model.eval() before deploying"
         )
-    given, example = example, example_input(model) if example is None else example
+    example = example_input(model) if example is None else example
     verify = verify and not example.is_meta
     deployed = copy.deepcopy(model)
     proofs = []
     for name, module in list(deployed.named_modules()):
         if isinstance(module, MultiBranchConv2d):
-            proofs.append(
-                BlockProof(name, list(module.branches), prove_block(module, name) if verify else None)
-            )
+            proofs.append(BlockProof(name, list(module.branches), prove_block(module, name) if verify else None))
             deployed = _replace(deployed, name, module.fuse())
         elif isinstance(module, TrainingOnly):
             module.clear()
     folded = _fold_norms(deployed, example) if fold_norms else 0
     _rename_first_conv(deployed, [proof.name for proof in proofs])
     error, noise = prove_network(model, deployed, example) if verify else (None, None)
-    size = input_size(model) if given is None else tuple(given.shape[1:])
-    before, after = count(model, size), count(deployed, size)
-    params, macs = (before.params, after.params), (before.macs, after.macs)
-    return deployed, DeployReport(proofs, folded, params, macs, list(size), error, noise)
+    return deployed, proofs, folded, error, noise
 
 
 def is_deployed(model: nn.Module) -> bool:
