@@ -12,6 +12,7 @@ import zoo
 from tests.blocks import randomise
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.expand import SHARE
+from zoo.reparam.recalibrate import recalibrate
 from zoo.reparam.verify import EquivalenceError, relative_error
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -157,6 +158,17 @@ def test_calibration_images_change_no_output_in_eval_mode():
     batches = [100 * IMAGES[:8] + 7, IMAGES[8:16]]
     model = zoo.expand(plain, "acb", example=FEW, calibration=iter(batches))
     assert relative_error(model(FEW), plain(FEW)) < 1e-9
+
+
+def test_recalibrating_changes_nothing_in_eval_mode_and_makes_training_alike():
+    model = network("test_resnet")
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    before = model(FEW)
+    away = relative_error(copy.deepcopy(model).train()(IMAGES[32:]), model(IMAGES[32:]))
+    recalibrate(model, IMAGES[:32].split(16), norms)
+    assert relative_error(model(FEW), before) < 1e-9
+    near = relative_error(copy.deepcopy(model).train()(IMAGES[32:]), model(IMAGES[32:]))
+    assert near < 0.3 < 0.5 < away
 
 
 @pytest.mark.parametrize(

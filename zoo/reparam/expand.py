@@ -39,7 +39,7 @@ deviation, whichever is smaller. Of no paper: large enough to learn, small enoug
 
 
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Of a map over batches, each (channels,) float64: mean, variance as BatchNorm keeps it (over n - 1) and as it
     normalises by (over n)."""
 
@@ -73,7 +73,7 @@ def preserve(model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor])
     """
     batches = list(batches)
     _as_in_training(model)
-    plain = {site.name: _Recorder(site.conv.out_channels, site.conv) for site in sites}
+    plain = {site.name: MomentRecorder(site.conv.out_channels, site.conv.weight) for site in sites}
     for site in sites:
         _reset(site.block)
 
@@ -92,7 +92,7 @@ def preserve(model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor])
         scales[site.name] = _extra_scales(site, plain[site.name].moments())
         rest[site.name] = _take_rest(site, scales[site.name])
 
-    recorders = {site.name: _Recorder(site.conv.out_channels, site.conv) for site in sites}
+    recorders = {site.name: MomentRecorder(site.conv.out_channels, site.conv.weight) for site in sites}
 
     def see_rest(site: Site) -> Callable[[Tensor, Tensor], None]:
         return lambda x, z: recorders[site.name].see(rest[site.name](x))
@@ -103,19 +103,19 @@ def preserve(model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor])
         _prove(site)
 
 
-class _Recorder:
+class MomentRecorder:
     """The mean over batches of a map's mean and variance: what a training BatchNorm would see."""
 
-    def __init__(self, channels: int, like: nn.Conv2d) -> None:
-        self.norm = nn.BatchNorm2d(channels, momentum=None, affine=False).to(like.weight.device, like.weight.dtype)
+    def __init__(self, channels: int, like: Tensor) -> None:
+        self.norm = nn.BatchNorm2d(channels, momentum=None, affine=False).to(like.device, like.dtype)
 
     def see(self, x: Tensor) -> None:
         self.norm(x)
         self.values = x.numel() // x.shape[1]
 
-    def moments(self) -> _Moments:
+    def moments(self) -> Moments:
         mean, variance = (statistic.double() for statistic in _running(self.norm))
-        return _Moments(mean, variance, variance * (1 - 1 / self.values))
+        return Moments(mean, variance, variance * (1 - 1 / self.values))
 
 
 def _running(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -154,7 +154,7 @@ def _run(model: nn.Module, watch: dict[str, Callable[[Tensor, Tensor], None]], b
             handle.remove()
 
 
-def _extra_scales(site: Site, z: _Moments) -> dict[str, Tensor]:
+def _extra_scales(site: Site, z: Moments) -> dict[str, Tensor]:
     """Of every extra branch t = s·d_u: the factor of its normalised output U x / d_u in the sum."""
     weight = site.conv.weight.double()
     deviation = (z.variance + _eps(site)).sqrt()
@@ -179,7 +179,7 @@ def _take_rest(site: Site, scales: dict[str, Tensor]) -> nn.Conv2d:
     return conv_of(site.block.spec, kernel, site.conv.weight.dtype)
 
 
-def _set_norms(site: Site, z: _Moments, rest: _Moments, scales: dict[str, Tensor]) -> None:
+def _set_norms(site: Site, z: Moments, rest: Moments, scales: dict[str, Tensor]) -> None:
     """Set the last BatchNorm of every branch, as the module's docstring has it."""
     eps = _eps(site)
     gamma, beta, mean, variance = _norm_of(site, z)
@@ -203,7 +203,7 @@ def _set_norms(site: Site, z: _Moments, rest: _Moments, scales: dict[str, Tensor
         norm.bias.copy_(beta)
 
 
-def _norm_of(site: Site, z: _Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _norm_of(site: Site, z: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """γ, β, μ, σ² of the BatchNorm behind a convolution; of the one that changes nothing if there is none."""
     norm = site.norm
     if norm is None:
