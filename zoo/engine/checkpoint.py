@@ -86,13 +86,15 @@ def _keys(path: Path) -> set[str]:
 
 def describe(path: Path) -> dict[str, Any]:
     """What a file of ours says of its network and images: `model` and `data` settings; else nothing."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
     if is_run(path):
         saved = load(path)
         return {
             "model": {**saved["config"]["model"], "num_classes": saved["num_classes"]},
             "data": saved["config"]["data"],
         }
-    if path.suffix != ".safetensors" or not path.is_file():
+    if path.suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, "pt") as file:

@@ -4,7 +4,7 @@ import dataclasses
 
 from zoo.engine.config import TrainConfig
 
-IMAGES, BATCH, SIZE, EPOCHS = 16, 4, 64, 3
+IMAGES, BATCH, SIZE, EPOCHS = 8, 4, 64, 3
 
 
 def smoke(config: TrainConfig) -> TrainConfig:
