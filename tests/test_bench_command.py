@@ -42,7 +42,8 @@ def test_models_in_one_group_share_their_reference(capsys):
     rows = json.loads(lines[-1])["rows"]
     assert code == 0
     assert [row["model"] for row in rows] == ["timm/test_byobnet", "repvgg_tiny", "timm/test_byobnet"]
-    assert rows[1]["speedup"]["value"] == pytest.approx(rows[0]["median"] / rows[1]["median"])
+    assert rows[0]["speedup"]["value"] == 1.0
+    assert "warning" in rows[1]
 
 
 def test_train_profile_and_report(capsys, tmp_path):

@@ -14,6 +14,7 @@ from zoo.bench.concat_add import SHAPES, Case, measure_modules, measure_operator
 from zoo.bench.environment import commit, cpu, environment
 from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
 from zoo.bench.peak import gemm_peak, measure_peaks, triad_bandwidth
+from zoo.bench.statistics import paired_ratio
 from zoo.bench.structures import STRUCTURES, build_structures, fold_branches, peer_name
 from zoo.bench.timing import Plan
 from zoo.bench.traffic import traffic
@@ -202,7 +203,9 @@ def test_latency_rows_of_a_group():
     assert "no int8 path" in rows[2]["error"]
     peer, deployed = rows[0], rows[3]
     assert peer["speedup"]["value"] == 1.0
-    assert deployed["speedup"]["value"] == pytest.approx(peer["median"] / deployed["median"])
+    assert deployed["speedup"]["value"] == pytest.approx(
+        paired_ratio(peer["samples"], deployed["samples"]).value, rel=1e-3
+    )
     cost = count(zoo.create_model(TINY, deploy=True), (3, 32, 32))
     assert deployed["params"] == cost.params
     assert deployed["macs"] == 2 * cost.macs
@@ -258,7 +261,9 @@ def test_training_rows_split_the_step(monkeypatch):
     assert train["saved_activations"] > 1.3 * plain["saved_activations"]
     assert train["peak_memory"] > plain["peak_memory"]
     assert train["params"] > plain["params"]
-    assert train["step_ratio"]["value"] == pytest.approx(train["median"] / plain["median"])
+    assert train["step_ratio"]["value"] == pytest.approx(
+        paired_ratio(train["samples"], plain["samples"]).value, rel=1e-3
+    )
 
 
 def test_saved_activations_are_exact():
@@ -323,7 +328,11 @@ def test_operators_report_times_and_bytes(engine):
     assert operator["concat"]["bytes"] == 4 * 4 * elements
     assert operator["add"]["bytes"] == 4 * 3 * elements
     assert equal_width["add"]["bytes"] == 4 * 6 * elements
-    assert operator["ratio"]["value"] == pytest.approx(operator["concat"]["median"] / operator["add"]["median"])
+    fastest, slowest = (
+        operator["concat"]["minimum"] / operator["add"]["p99"],
+        operator["concat"]["p99"] / operator["add"]["minimum"],
+    )
+    assert fastest <= operator["ratio"]["value"] <= slowest
     assert operator["add"]["bandwidth"] == pytest.approx(12 * elements / operator["add"]["median"])
     assert not math.isnan(operator["ratio"]["low"])
 
@@ -337,4 +346,4 @@ def test_module_rows_name_what_cannot_run(monkeypatch):
 def test_module_rows_compare_ghost_with_repghost():
     row = measure_modules(SHAPES[-1], 1, "eager", 1, PLAN)
     assert row["comparison"] == "module"
-    assert row["ratio"]["value"] == pytest.approx(row["concat"]["median"] / row["add"]["median"])
+    assert row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from zoo.bench.joins import JOINS
 from zoo.bench.memory import bounded_memory, is_out_of_memory
 from zoo.bench.results import Row
-from zoo.bench.statistics import noise_warning, ratio_of_medians, summarize
+from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import build_structures, settle_norms
 from zoo.bench.timing import Plan, Timings, interleave
 from zoo.export.compile import BUILDERS, deployed_network
@@ -200,5 +200,5 @@ def _compare(row: Row, timings: Timings, concat: str, add: str, moved: tuple[int
         row[key] = dataclasses.asdict(summary)
         if size is not None:
             row[key] |= {"bytes": size, "bandwidth": size / summary.median}
-    ratio = ratio_of_medians(timings.samples[concat], timings.samples[add])
+    ratio = paired_ratio(timings.samples[concat], timings.samples[add])
     row["ratio"], row["warning"] = dataclasses.asdict(ratio), noise_warning(ratio)

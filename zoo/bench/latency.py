@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
 from zoo.bench.results import CONTROL, Row
-from zoo.bench.statistics import noise_warning, ratio_of_medians, summarize
+from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import build_structures
 from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
 from zoo.bench.traffic import traffic
@@ -237,7 +237,7 @@ def _figures(timings: Timings, name: str, reference: str, row: Row, peaks: dict[
     """Percentiles, rates and the ratio to the reference. Times in seconds."""
     samples = timings.samples[name]
     summary = summarize(samples)
-    ratio = ratio_of_medians(timings.samples[reference], samples)
+    ratio = paired_ratio(timings.samples[reference], samples)
     figures: Row = {
         **dataclasses.asdict(summary),
         "calls_per_sample": timings.calls[name],
@@ -256,6 +256,6 @@ def _figures(timings: Timings, name: str, reference: str, row: Row, peaks: dict[
     if name != reference and name != CONTROL:
         control = timings.samples.get(CONTROL)
         figures["warning"] = noise_warning(
-            ratio, ratio_of_medians(timings.samples[reference], control) if control else None
+            ratio, paired_ratio(timings.samples[reference], control) if control else None
         )
     return figures

@@ -23,7 +23,7 @@ from torch import nn
 
 from zoo.bench.memory import TensorMemory, bounded_memory, is_out_of_memory
 from zoo.bench.results import Row
-from zoo.bench.statistics import noise_warning, ratio_of_medians, summarize
+from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import peer_name
 from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
 from zoo.registry import create_model
@@ -203,7 +203,7 @@ def _figures(rows: Sequence[Row], contenders: Sequence[Contender], steps: dict[s
         if row["status"] != "ok":
             continue
         samples = timings.samples[contender.name]
-        ratio = ratio_of_medians(samples, timings.samples[reference])
+        ratio = paired_ratio(samples, timings.samples[reference])
         row |= dataclasses.asdict(summarize(samples))
         calls = timings.rounds * timings.calls[contender.name]
         phases = zip(PHASES, zip(*steps[contender.name].seconds[-calls:], strict=True), strict=True)
