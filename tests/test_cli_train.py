@@ -159,10 +159,10 @@ def test_real_labels_follow_the_file_names(tmp_path):
     [
         (["--checkpoint", "{run}/deployed.safetensors", "--structure", "both"], "its branches are gone"),
         (["--checkpoint", "{run}/deployed.safetensors", "--recalibrate-bn", "8"], "no BatchNorm left"),
-        (["--checkpoint", "{run}/deployed.safetensors", "--use-ema", "ema"], "holds one set of weights"),
+        (["--checkpoint", "{run}/deployed.safetensors", "--use-ema", "ema"], "deployed.safetensors"),
         (["--checkpoint", "{run}/nothing.pt"], "nothing.pt"),
         (["--checkpoint", "{run}/summary.csv", "--model", "repvgg_tiny"], "summary.csv"),
-        (["--checkpoint", "{run}/last.pt", "--model", "repvgg_a0"], "is of repvgg_tiny, not of repvgg_a0"),
+        (["--checkpoint", "{run}/last.pt", "--model", "repvgg_a0"], "repvgg_tiny"),
         ([], "give --model"),
         (["--model", "repvgg_tiny", "--results-file", "out.txt"], "must end in .json, .csv, .md"),
         (["--model", "repvgg_tiny", "--results-file", "/no/such/folder/out.json"], "does not exist"),

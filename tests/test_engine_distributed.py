@@ -3,6 +3,7 @@
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -80,7 +81,7 @@ def test_a_dead_process_is_reported_in_one_line_by_the_other(tmp_path):
 
 
 def test_synchronising_on_the_cpu_keeps_keys_weights_and_the_eval_answer():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    model: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     nn.init.uniform_(model[1].running_var, 0.5, 2)
     x = torch.randn(2, 3, 8, 8)
     before, keys = model(x), list(model.state_dict())

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_a_skipped_step_reads_all_of_its_batches(poison, tmp_path, monkeypatch):
 
 
 def test_a_nan_image_does_not_spoil_batchnorm():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    network: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
     network(torch.randn(2, 3, 8, 8))
     guard = BufferGuard(network)
     guard.keep()
@@ -224,7 +225,7 @@ def test_equivalent_l2_has_the_gradient_of_the_equivalent_kernel():
     from zoo.reparam.block import MultiBranchConv2d
     from zoo.reparam.regularisers import equivalent_l2
 
-    model = zoo.create_model("repvgg_tiny")
+    model: Any = zoo.create_model("repvgg_tiny")
     kernels = [m.equivalent_kernel().weight for m in model.modules() if isinstance(m, MultiBranchConv2d)]
     value = equivalent_l2(model)
     assert value.item() == pytest.approx(0.5 * sum(k.square().sum().item() for k in kernels))

@@ -1,16 +1,13 @@
 """The end of a training: raw and averaged weights in both structures, proven equal; the best as a file."""
 
-import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import zoo
-from zoo.atomic import atomic_write
+from zoo.checkpoints import save_deployed
 from zoo.data import EvalLoader
 from zoo.engine.build import eval_transform
 from zoo.engine.evaluate import evaluate
@@ -74,18 +71,18 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
     }
     if run.processes.is_first:
         cut = eval_transform(run.config.data, state.network)
-        metadata = {
-            "model": run.config.model.model,
-            "model_kwargs": run.config.model.model_kwargs,
-            "structure": "deployed",
-            "weights": best,
-            "num_classes": state.identity["num_classes"],
-            "block": run.config.model.block,
-            "data": {"img_size": cut.img_size, "crop_pct": cut.crop_pct, "interpolation": cut.interpolation},
-            "top1": results["top1"],
-            "report": reports[best].to_dict(),
-        }
-        write_deployed(path, networks[f"{best}/deployed"], metadata)
+        save_deployed(
+            networks[f"{best}/deployed"],
+            path,
+            run.config.model.model or "",
+            reports[best],
+            num_classes=state.identity["num_classes"],
+            model_kwargs=run.config.model.model_kwargs,
+            block=run.config.model.block,
+            weights=best,
+            top1=results["top1"],
+            data={"img_size": cut.img_size, "crop_pct": cut.crop_pct, "interpolation": cut.interpolation},
+        )
     logger.info("deployed, %d blocks proven equal: %s", len(reports[best].blocks), path)
     return Trained(
         results=results,
@@ -93,10 +90,3 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
         deployed=networks[f"{best}/deployed"],
         example=example[:1],
     )
-
-
-def write_deployed(path: Path, network: nn.Module, metadata: dict[str, Any]) -> None:
-    """Write weights with `metadata` as JSON under the key `zoo`, whole or not at all."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    with atomic_write(path) as temporary:
-        save_file(tensors, temporary, metadata={"zoo": json.dumps(metadata)})

@@ -21,7 +21,6 @@ from zoo.engine.config import DataConfig, ModelConfig, ValidateConfig
 from zoo.engine.distributed import Processes, joined
 from zoo.engine.evaluate import Agreement, Predictions, evaluate
 from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
-from zoo.engine.messages import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -111,26 +110,21 @@ def _fill_in(config: ValidateConfig) -> ValidateConfig:
 
 
 def _load(config: ValidateConfig, num_classes: int) -> dict[str, nn.Module]:
-    """The networks to judge by kind of weights: raw and ema of a run, else just weights."""
+    """The networks to judge by kind of weights: raw and ema of a training checkpoint, else just weights."""
     path, wanted = config.model.checkpoint, config.judge.use_ema
-    if path is None or not checkpoint.is_run(Path(path)):
-        if wanted in ("ema", "both"):
-            raise ValueError(f"use_ema: {path or config.model.model} holds one set of weights, not a run's two")
+    if path is None and wanted in ("ema", "both"):
+        raise ValueError("use_ema: needs a --checkpoint of a training")
+    if path is None:
         return {"weights": build_network(config.model, num_classes)}
-    saved = checkpoint.load(Path(path))
-    states = {"raw": saved["state_dict"], "ema": saved["state_dict_ema"]}
-    if states["ema"] is None and wanted in ("ema", "both"):
-        raise ValueError(f"use_ema: {path} was trained without an average (--model-ema)")
-    kinds = {"auto": ["raw" if states["ema"] is None else "ema"], "both": ["raw", "ema"]}.get(wanted, [wanted])
+    kinds = {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"], "auto": ["weights"]}[wanted]
+    if wanted == "auto" and checkpoint.is_run(Path(path)):
+        kinds = ["raw" if checkpoint.load(Path(path))["state_dict_ema"] is None else "ema"]
     fresh = dataclasses.replace(config.model, checkpoint=None, pretrained=False)
     networks = {}
     for kind in kinds:
-        networks[kind] = build_network(fresh, saved["num_classes"])
-        try:
-            networks[kind].load_state_dict(states[kind])
-        except RuntimeError as error:
-            text = first_line(error)
-            raise ValueError(f"{path}: is of {saved['model']}, not of {config.model.model}: {text}") from error
+        weights = zoo.read_checkpoint(path, ema=kind == "ema")
+        network = build_network(fresh, num_classes)
+        networks[kind] = zoo.load_checkpoint(network, weights, name=config.model.model)
     return networks
 
 
