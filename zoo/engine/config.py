@@ -1,8 +1,7 @@
 """Everything a training or validation run can be told: one keyword-only dataclass per concern.
 
 The field names are the YAML keys and (with dashes) the flags; the docstring under a field is its `--help`;
-the bounds are checked by `zoo.cli.config`. Nothing here imports torch, so `--help` stays quick. Flags have
-timm's names where timm has one.
+the bounds are checked by `zoo.cli.config`. Flags have timm's names where timm has one.
 """
 
 from dataclasses import dataclass, field
