@@ -76,3 +76,13 @@ def test_output_stride_trades_stride_for_dilation(output_stride, sizes):
     network = zoo.create_model("repvgg_a0", features_only=True, output_stride=output_stride, device="meta")
     maps = network(torch.randn(1, 3, 128, 128, device="meta"))
     assert [m.shape[-1] for m in maps] == sizes
+
+
+def test_pretrained_networks_of_other_libraries_are_theirs_to_fetch(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("timm.create_model", lambda name, **kwargs: asked.update(name=name, **kwargs))
+    zoo.create_model("timm/resnet18", pretrained=True)
+    assert asked == {"name": "resnet18", "pretrained": True}
+    monkeypatch.setattr("torchvision.models.get_model", lambda name, **kwargs: asked.update(name=name, **kwargs))
+    zoo.create_model("torchvision/resnet18", pretrained=True)
+    assert asked["weights"] == "DEFAULT"

@@ -140,7 +140,7 @@ def create_model(
 
     Args:
         name: A registered name (`zoo list`), or `timm/NAME` or `torchvision/NAME`.
-        pretrained: Fetch published weights.
+        pretrained: Fetch published weights; of another library's network, that library's.
         checkpoint: A file in any layout we know: ours, the official repositories', timm's; of either structure,
             which is recognised. A deployed checkpoint gives a deployed network. Also what `read_checkpoint` returns.
             The number of classes is the file's, unless `num_classes` asks for another: then the classifier is fresh.
@@ -158,13 +158,16 @@ def create_model(
     if pretrained and checkpoint:
         raise ValueError("pass pretrained=True or checkpoint=PATH, not both")
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    source = fetch_pretrained(name) if pretrained else checkpoint
+    foreign = "/" in name
+    if pretrained and foreign:
+        kwargs |= {"pretrained": True} if name.startswith("timm/") else {"weights": "DEFAULT"}
+    source = fetch_pretrained(name) if pretrained and not foreign else checkpoint
     if source:
         model = _load(name, source, block, **kwargs)
     else:
         model = _build(name, block, **kwargs)
     if deploy:
-        model = deploy_network(model.eval(), verify=source is not None)
+        model = deploy_network(model.eval(), verify=pretrained or source is not None)
     return _features(model, out_indices) if features_only else model
 
 
@@ -193,7 +196,7 @@ def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
     if library == "timm" and foreign:
         model = timm.create_model(foreign, **kwargs)
     elif library == "torchvision" and foreign:
-        model = torchvision.models.get_model(foreign, weights=None, **kwargs)
+        model = torchvision.models.get_model(foreign, **{"weights": None, **kwargs})
     else:
         entry = model_entry(name)
         if block and "block" in inspect.signature(entry.builder).parameters:
