@@ -25,6 +25,8 @@ class AlexNetHead(nn.Module):
 
     def __init__(self, in_channels: int, num_classes: int, pool: str, drop_rate: float, dd: dict[str, Any]) -> None:
         super().__init__()
+        if num_classes and not pool:
+            raise ValueError("global_pool='' needs num_classes=0: AlexNet's classifier reads pooled features")
         self.num_features = 4096
         self.global_pool = nn.AdaptiveAvgPool2d(6)
         layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten(1))
@@ -43,8 +45,6 @@ class AlexNetHead(nn.Module):
                     f"global_pool={pool_type!r}: AlexNet's head averages to 6x6 ('avg') or not at all ('')"
                 )
             self.pools = bool(pool_type)
-        if num_classes and not self.pools:
-            raise ValueError("global_pool='' needs num_classes=0: AlexNet's classifier reads pooled features")
         self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes else nn.Identity()
         self.train(self.training)
 

@@ -1,0 +1,223 @@
+"""What is particular to a family: structure by the papers, costs by their tables, taps, dilation, ablations."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import zoo
+from zoo.models.repghostnet import RepGhostBottleneck
+from zoo.models.yolov7 import ELAN, RepConv
+from zoo.reparam.block import MultiBranchConv2d
+
+
+def block_sets(network: nn.Module) -> set[str]:
+    return {"+".join(m.branches) for m in network.modules() if isinstance(m, MultiBranchConv2d)}
+
+
+def taps(name: str, **kwargs) -> list[tuple[int, int]]:
+    """(channels, stride) of every feature map of an image of 224 pixels."""
+    network = zoo.create_model(name, features_only=True, device="meta", **kwargs)
+    maps = network(torch.empty(1, 3, 224, 224, device="meta"))
+    assert [m.shape[1] for m in maps] == network.feature_info.channels()
+    assert [-(-224 // m.shape[2]) for m in maps] == network.feature_info.reduction()
+    return [(m.shape[1], 224 // m.shape[2]) for m in maps]
+
+
+# Computed from the official configs: MMACs of the deployed network, parameters in training structure (timm's too).
+REPGHOST = {
+    "0.5x": (43.31, 2313968),
+    "0.58x": (59.80, 2546388),
+    "0.8x": (95.52, 3278968),
+    "1.0x": (142.39, 4073604),
+    "1.11x": (170.12, 4539984),
+    "1.3x": (231.12, 5478612),
+    "1.5x": (301.32, 6575336),
+    "2.0x": (515.87, 9796124),
+}
+# Parameters in training structure as timm has them; MMACs deployed, S0 as computed from the official code.
+MOBILEONE = {"s0": (5293272, 275.11), "s1": (4825192, 825.06), "s2": (7884648, 1298.43), "s3": (10170600, 1895.79)}
+
+
+@pytest.mark.parametrize("width", REPGHOST)
+def test_repghostnet_costs_what_the_official_network_does(width):
+    macs, params = REPGHOST[width]
+    listed = zoo.models.costs.costs(f"repghostnet_{width}")
+    assert (round(listed[1][1] / 1e6, 2), listed[0][0]) == (macs, params)
+
+
+@pytest.mark.parametrize("size", MOBILEONE)
+def test_mobileone_costs_what_the_official_network_does(size):
+    params, macs = MOBILEONE[size]
+    listed = zoo.models.costs.costs(f"mobileone_{size}")
+    assert (listed[0][0], round(listed[1][1] / 1e6, 2)) == (params, macs)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v1", "alexnet"])
+def test_a_converted_network_deploys_to_what_its_plain_twin_deploys_to(name):
+    plain = zoo.models.costs.costs(name)
+    for block in ("acnet", "dbb"):
+        params, macs = zoo.models.costs.costs(f"{block}_{name}")
+        assert params[0] > plain[0][0] and macs[0] > plain[1][0]
+        assert (params[1], macs[1]) == (plain[0][1], plain[1][1])
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("repghostnet_1.0x", [(16, 2), (24, 4), (40, 8), (112, 16), (160, 32)]),
+        ("mobileone_s0", [(48, 2), (48, 4), (128, 8), (256, 16), (1024, 32)]),
+        ("acnet_resnet18", [(64, 2), (64, 4), (128, 8), (256, 16), (512, 32)]),
+        ("dbb_mobilenet_v1", [(64, 2), (128, 4), (256, 8), (512, 16), (1024, 32)]),
+        ("yolov7_backbone_rep", [(64, 2), (256, 4), (512, 8), (1024, 16), (1024, 32)]),
+    ],
+)
+@pytest.mark.parametrize("deploy", [False, True])
+def test_feature_maps_are_stage_outputs_in_both_structures(name, expected, deploy):
+    assert taps(name, deploy=deploy) == expected
+
+
+def test_alexnets_taps_are_the_maps_before_each_pooling():
+    network = zoo.create_model("alexnet", features_only=True, device="meta")
+    maps = network(torch.empty(1, 3, 224, 224, device="meta"))
+    assert [tuple(m.shape[1:]) for m in maps] == [(64, 55, 55), (192, 27, 27), (256, 13, 13)]
+
+
+@pytest.mark.parametrize("name", ["repghostnet_0.5x", "mobileone_s0", "acnet_resnet18", "dbb_mobilenet_v1"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_output_stride_is_kept_by_both_structures(name, output_stride):
+    strides = [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
+    for deploy in (False, True):
+        assert [stride for _, stride in taps(name, output_stride=output_stride, deploy=deploy)] == strides
+
+
+def test_repghost_uses_the_large_kernel_only_where_strided_or_in_a_shortcut():
+    kernels = {}
+    network = zoo.create_model("repghostnet_1.0x", device="meta")
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size[0] == 5:
+            kernels[name] = module.stride[0]
+    assert kernels == {
+        "stages.1.0.downsample.conv": 2,
+        "stages.1.0.shortcut.depthwise.conv": 2,
+        "stages.3.0.downsample.conv": 2,
+        "stages.3.0.shortcut.depthwise.conv": 2,
+    }
+
+
+def test_repghosts_ablations_differ_only_where_they_should():
+    networks = {n: zoo.create_model(f"repghostnet_{n}0.5x", device="meta") for n in ("", "repid_", "norep_", "wo_")}
+    assert {n: block_sets(network) for n, network in networks.items()} == {
+        "": {"kxk+identity"},
+        "repid_": {"kxk+bare_identity"},
+        "norep_": {"kxk"},
+        "wo_": {"kxk+identity"},
+    }
+    shortcuts = {
+        n: [m.shortcut is not None for m in network.modules() if isinstance(m, RepGhostBottleneck)]
+        for n, network in networks.items()
+    }
+    assert all(shortcuts[""]) and all(shortcuts["repid_"]) and all(shortcuts["norep_"])
+    # Without the identity; the six bottlenecks that change the shape keep their convolutions.
+    assert shortcuts["wo_"].count(True) == 5 and shortcuts["wo_"].count(False) == 11
+
+
+def test_mobileone_has_four_kxk_branches_in_s0_only_and_se_in_s4_only():
+    s0, s4 = (zoo.create_model(f"mobileone_{n}", device="meta") for n in ("s0", "s4"))
+    assert block_sets(s0.stages[1]) == {
+        "kxk+kxk_2+kxk_3+kxk_4+1x1",
+        "kxk+kxk_2+kxk_3+kxk_4+1x1+identity",
+        "kxk+kxk_2+kxk_3+kxk_4",
+        "kxk+kxk_2+kxk_3+kxk_4+identity",
+    }
+    assert block_sets(s0.stem) == {"kxk+1x1"}
+    se = [n for n, m in s4.named_modules() if n.endswith(".se") and not isinstance(m, nn.Identity)]
+    assert se == [f"stages.2.{i}.se" for i in range(10, 20)] + ["stages.3.0.se", "stages.3.1.se"]
+    assert not [n for n, m in s0.named_modules() if n.endswith(".se") and not isinstance(m, nn.Identity)]
+
+
+def test_the_papers_mobilenet_has_relu_and_a_block_for_its_stem():
+    network = zoo.create_model("dbb_mobilenet_v1", device="meta")
+    assert not [m for m in network.modules() if isinstance(m, nn.ReLU6)]
+    assert list(network.conv_stem.branches) == ["kxk", "1x1", "avg", "1x1_kxk"]
+    depthwise = network.blocks[0][0].conv_dw
+    assert list(depthwise.branches) == ["kxk", "avg", "1x1_kxk"]  # no 1x1 where depthwise
+    assert depthwise.branches["1x1_kxk"].conv1.out_channels == 64  # twice the channels
+    assert isinstance(network.blocks[0][0].conv_pw, nn.Conv2d)
+
+
+def test_resnet_keeps_its_stem_and_1x1_plain_and_strides_in_the_3x3():
+    network = zoo.create_model("acnet_resnet50", device="meta")
+    blocks = [n for n, m in network.named_modules() if isinstance(m, MultiBranchConv2d)]
+    assert len(blocks) == 16 and all(n.endswith("conv2") for n in blocks)
+    assert network.layer2[0].conv2.spec.stride == (2, 2)
+    assert isinstance(network.conv1, nn.Conv2d)
+    assert block_sets(network) == {"kxk+ver+hor"}
+
+
+def test_every_batchnorm_starts_at_scale_1_as_in_the_papers():
+    network = zoo.create_model("resnet18")
+    assert all(bool((m.weight == 1).all()) for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_alexnet_is_torchvisions_with_a_batchnorm_after_every_convolution():
+    ours = zoo.create_model("alexnet", device="meta")
+    theirs = torchvision.models.alexnet().features
+    convs = [m for m in ours.modules() if isinstance(m, nn.Conv2d)]
+    assert [(c.weight.shape, c.stride, c.padding) for c in convs] == [
+        (c.weight.shape, c.stride, c.padding) for c in theirs if isinstance(c, nn.Conv2d)
+    ]
+    assert [m.num_features for m in ours.modules() if isinstance(m, nn.BatchNorm2d)] == [64, 192, 384, 384, 256]
+
+
+def test_deployed_converted_networks_have_timms_module_names():
+    for name, twin in (("dbb_resnet50", "resnet50"), ("acnet_mobilenet_v1", "mobilenetv1_100")):
+        deployed = zoo.create_model(name, deploy=True, device="meta")
+        weights = {k for k in deployed.state_dict() if k.endswith(".weight")}
+        theirs = timm.create_model(twin, device="meta").state_dict()
+        assert weights == {k for k in theirs if k.endswith(".weight") and theirs[k].ndim > 1}
+
+
+def test_the_block_can_be_chosen_for_every_family():
+    for name in ("repvgg_tiny", "repghostnet_0.5x", "acnet_resnet18", "resnet18", "yolov7_backbone"):
+        assert "kxk+kxk_2" in block_sets(zoo.create_model(name, block="kxk*2", device="meta"))
+
+
+def test_repconv_has_yolov7s_arguments():
+    unit = RepConv(8, 8, 3, 1, 2)
+    assert list(unit.conv.branches) == ["kxk", "1x1", "identity"] and unit.conv.spec.groups == 2
+    assert list(RepConv(8, 16).conv.branches) == list(RepConv(8, 8, s=2).conv.branches) == ["kxk", "1x1"]
+    x = torch.randn(2, 8, 6, 6)
+    unit.eval()
+    torch.testing.assert_close(unit(x), nn.functional.silu(unit.conv.fuse()(x)), rtol=1e-4, atol=1e-5)
+
+
+def test_planned_reparameterization_has_no_identity_where_outputs_are_concatenated():
+    network = zoo.create_model("yolov7_backbone_rep", device="meta")
+    for module in network.modules():
+        if isinstance(module, ELAN):
+            assert block_sets(module) == {"kxk", "kxk+1x1"}
+    assert "identity" in network.stem.conv3.conv.branches
+    plain = zoo.create_model("yolov7_backbone", device="meta")
+    assert block_sets(plain) == {"kxk"}
+    assert {m.eps for m in plain.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}
+
+
+def test_yolov7s_backbone_has_the_official_layers_in_order():
+    """Channels of the 1x1, 3x3 and strided convolutions of layers 0 to 50 of cfg/training/yolov7.yaml, in order."""
+    network = zoo.create_model("yolov7_backbone", device="meta")
+    order = []
+    for _, module in network.named_modules():
+        if isinstance(module, MultiBranchConv2d):
+            module.register_forward_hook(
+                lambda m, args, output: order.append((m.spec.out_channels, m.spec.kernel_size[0], m.spec.stride[0]))
+            )
+    network(torch.empty(2, 3, 64, 64, device="meta"))
+    elan = [(h, 1, 1) for h in (0, 0)] + [(0, 3, 1)] * 4
+    expected = [(32, 3, 1), (64, 3, 2), (64, 3, 1), (128, 3, 2)]
+    for hidden, width, half in ((64, 256, 128), (128, 512, 256), (256, 1024, 512), (256, 1024, None)):
+        expected += [(hidden, k, s) for _, k, s in elan] + [(width, 1, 1)]
+        if half:
+            expected += [(half, 1, 1), (half, 3, 2), (half, 1, 1)]
+    assert order == expected
