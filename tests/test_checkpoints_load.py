@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-import reference
 import timm
 import torch
-from blocks import fill_convs, randomise
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 import zoo
+from tests import reference
+from tests.blocks import fill_convs, randomise
 from zoo.checkpoints import Checkpoint, CheckpointError, read_checkpoint, save_deployed, save_weights
 from zoo.cli.main import main
 from zoo.reparam.block import MultiBranchConv2d

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-import reference
 import timm
 import torch
-from blocks import randomise
 
 import zoo
+from tests import reference
+from tests.blocks import randomise
 from zoo.checkpoints import Checkpoint, in_layout
 from zoo.checkpoints.recognise import recognise
 from zoo.checkpoints.tables import LAYOUTS
@@ -44,11 +44,15 @@ def logits(model, images):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_an_official_checkpoint_gives_the_official_logits(name, tmp_path):
-    network = load(name, tmp_path)
+def test_an_official_checkpoint_gives_the_official_logits_and_is_written_back_bit_for_bit(name, tmp_path):
+    network, ours = load(name, tmp_path), reference.registered(name)
     assert reference.relative_error(logits(network, reference.images()), reference.logits(name)) <= 1e-5
-    plain = "_base" in name
-    assert zoo.is_deployed(network) == (plain or name.endswith("deploy"))
+    assert zoo.is_deployed(network) == ("_base" in name or name.endswith("deploy"))
+    if ours.startswith("repghostnet") and name.endswith("deploy"):
+        return  # the file's BatchNorms have been folded: test_checkpoints_write.py
+    written, wanted = in_layout(network, build(ours), ours, "official"), reference.state_dict(name)
+    assert written.keys() == wanted.keys()
+    assert all(torch.equal(written[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.slow
@@ -74,21 +78,6 @@ def test_every_reference_layout_is_recognised_with_its_structure_and_sizes():
         assert match.layout.name == "official", name
         own = match.network.state_dict()
         assert all(own[native].shape == state[theirs].shape for theirs, native in match.names.items()), name
-
-
-BOTH_WAYS = [
-    *("RepVGG-A0.train", "RepVGG-A0.deploy", "ResNet-18_DBB.train", "ResNet-18_ACB.deploy", "ResNet-18_base.train"),
-    *("MobileNet_DBB.train", "MobileNet_DBB.deploy", "repghostnet_0_5x.train", "mobileone_s0.deploy"),
-]
-
-
-@pytest.mark.parametrize("name", BOTH_WAYS)
-def test_an_official_checkpoint_is_written_back_bit_for_bit(name, tmp_path):
-    ours = reference.registered(name)
-    written = in_layout(load(name, tmp_path), build(ours), ours, "official")
-    wanted = reference.state_dict(name)
-    assert written.keys() == wanted.keys()
-    assert all(torch.equal(written[key], wanted[key]) for key in wanted)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.name}-{layout.models}")
@@ -118,18 +107,17 @@ def test_every_layout_is_one_to_one(layout):
 )  # fmt: skip
 @pytest.mark.parametrize("structure", ["train", "deployed"])
 def test_timms_weights_give_timms_logits(theirs, ours, structure, tmp_path):
-    peer = randomise(timm.create_model(theirs, num_classes=10)).eval()
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    peer = randomise(timm.create_model(theirs, num_classes=10)).eval().double()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     wanted = logits(peer, images)
     if structure == "deployed":
         peer = timm.utils.reparameterize_model(peer)
     torch.save(peer.state_dict(), tmp_path / "timm.pth")
-    network = zoo.create_model(ours, checkpoint=tmp_path / "timm.pth").eval()
+    network = zoo.create_model(ours, checkpoint=tmp_path / "timm.pth", dtype=torch.float64).eval()
     assert zoo.is_deployed(network) == (structure == "deployed")
-    assert reference.relative_error(logits(network, images), wanted) <= 1e-5
-    written = in_layout(network, build(ours), ours, "timm")
-    peer.load_state_dict(written)
-    assert reference.relative_error(logits(peer, images), wanted) <= 1e-5
+    assert reference.relative_error(logits(network, images), wanted) <= 1e-9
+    peer.load_state_dict(in_layout(network, build(ours), ours, "timm"))
+    assert reference.relative_error(logits(peer, images), wanted) <= 1e-9
 
 
 def test_every_network_of_timm_that_we_have_is_evaluated_alike():

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-import reference
 import torch
 import torchvision
-from blocks import fill_convs, randomise
 
 import zoo
+from tests import reference
+from tests.blocks import fill_convs, randomise
 from zoo.checkpoints import CheckpointError, in_layout, read_checkpoint, save_weights
 from zoo.checkpoints.write import STOCK
 from zoo.cli.main import main
