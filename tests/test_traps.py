@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-import timm
 import torch
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3, freeze, reparameterize_model

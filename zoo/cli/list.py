@@ -65,7 +65,7 @@ def describe(name: str, *, count: bool = False) -> dict[str, Any]:
 
 def _line(row: dict[str, Any], width: int) -> str:
     params, macs = (f"{a / 1e6:.2f} -> {b / 1e6:.2f}" for a, b in (row["params"], row["macs"]))
-    top1 = "" if row["top1"] is None else f"{row['top1']:.2f}"
+    top1 = "" if row["top1"] is None else str(row["top1"])
     weights = "pretrained=True" if row["pretrained"] else row["weights"] or "none published"
     source = f"; {row['source']}" if row["source"] else ""
     return f"{row['name']:{width}}  {row['family']:11}  {params:>16}  {macs:>16}  {top1:>6}  {weights}{source}"
