@@ -73,7 +73,9 @@ def test_repeatability_counts_ratios_within_each_others_intervals():
         reference = {"status": "ok", "speedup": ratio}  # without `warning`: a reference or a control
         return [reference, {"status": "ok", "warning": None, "speedup": ratio}]
 
-    assert repeatability([run(1.0), run(1.05), run(2.0)]) == {"runs": 3, "compared": 6, "within": 2}
+    counted = repeatability([run(1.0), run(1.05), run(2.0)])
+    assert (counted["runs"], counted["compared"], counted["within"]) == (3, 6, 2)
+    assert [ratio["value"] for ratio in counted["rows"][0]["speedups"]] == [1.0, 1.05, 2.0]
 
 
 def test_pareto_front():

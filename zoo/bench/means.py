@@ -50,10 +50,16 @@ def repeatability(runs: Sequence[Sequence[Row]]) -> Row:
         runs: The rows of each run, in the same order. References and controls are left out.
     """
     compared = within = 0
+    ratios = []
     for same in zip(*runs, strict=True):
         if any(row["status"] != "ok" or "warning" not in row for row in same):
             continue
-        for stated, other in itertools.permutations([row["speedup"] for row in same], 2):
+        reported = [row["speedup"] for row in same]
+        ratios.append({**{name: same[0].get(name) for name in IDENTITY}, "speedups": reported})
+        for stated, other in itertools.permutations(reported, 2):
             compared += 1
             within += stated["repeat_low"] <= other["value"] <= stated["repeat_high"]
-    return {"runs": len(runs), "compared": compared, "within": within}
+    return {"runs": len(runs), "compared": compared, "within": within, "rows": ratios}
+
+
+IDENTITY = ("model", "structure", "engine", "precision", "batch_size", "img_size", "threads")
