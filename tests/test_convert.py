@@ -92,8 +92,8 @@ def test_the_report_says_what_was_replaced_and_what_was_left():
     assert (first.name, first.norm, first.layer) == ("conv1.0", "conv1.1", "3x3 stride=2 3→16")
     assert first.branches == ["kxk", "1x1", "avg", "1x1_kxk"]
     assert isinstance(model.get_submodule("conv1.0"), MultiBranchConv2d)
-    assert {item.reason for item in report.left} == {"outside the papers' rule (1 < K < 7)"}
-    assert "left 5: outside the papers' rule" in report.table()
+    assert {item.reason for item in report.left} == {"outside the papers' rule, 1 < K < 7"}
+    assert "5 left: outside the papers' rule" in report.table()
     assert report.to_dict()["replaced"][0]["norm"] == "conv1.1"
 
 
@@ -224,7 +224,7 @@ def test_impossible_requests_are_refused():
     model, images = conv_bn(), IMAGES.float()
     with pytest.raises(ValueError, match="unknown block 'ddb': did you mean dbb"):
         zoo.convert(model, "ddb", example=images)
-    with pytest.raises(ValueError, match=r"nothing to convert in Sequential: 0 outside the papers' rule"):
+    with pytest.raises(ValueError, match=r"nothing to convert in Sequential: 1 left: outside the papers' rule"):
         zoo.convert(nn.Sequential(nn.Conv2d(3, 4, 7)), "dbb", example=images)
     with pytest.raises(ValueError, match=r"0\.weight has no shape yet"):
         zoo.convert(nn.Sequential(nn.LazyConv2d(4, 3)), "dbb", example=images)

@@ -31,7 +31,7 @@ def stock_state_dict(
         example: Images (N, C, H, W) that `reference` accepts; random ones of the size it declares if not given.
 
     Raises:
-        ValueError: The layouts do not match; names the keys. A convolution without BatchNorm and without bias in
+        ValueError: The names do not match; says which. A convolution without BatchNorm and without bias in
             the stock network (pre-activation, as DenseNet's) has no place for the bias of a block.
     """
     source = dict(deployed.state_dict() if isinstance(deployed, nn.Module) else deployed)
@@ -66,8 +66,7 @@ def _adding_norm(name: str, bias: Tensor, norm: Any) -> dict[str, Tensor]:
 def _compare(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]
-    shapes = [n for n in wanted if n in found and found[n].shape != wanted[n].shape]
-    for problem, names in (("lacks", missing), ("has no place for", extra), ("has other shapes for", shapes)):
+    for problem, names in (("lacks", missing), ("has no place for", extra)):
         if names:
             some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
             whose = "the deployed network" if problem == "lacks" else "the stock layout"

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from zoo.atomic import atomic_write
 from zoo.checkpoints.layouts import Layout
 from zoo.checkpoints.read import CheckpointError
+from zoo.checkpoints.stock import stock_state_dict
 from zoo.checkpoints.tables import layouts_of
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.deploy import DeployReport, deploy
-from zoo.reparam.pairs import conv_norm_pairs
-from zoo.reparam.verify import example_input
 
 STOCK: dict[str, Callable[[], nn.Module]] = {
     **{name: getattr(torchvision.models, name) for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
@@ -121,27 +120,12 @@ def _known(model: str) -> str:
 def with_norms(state: Mapping[str, Tensor], network: nn.Module, model: str = "") -> dict[str, Tensor]:
     """Weights of folded convolutions as the state dict of `network`, which has BatchNorms after them.
 
-    Such a BatchNorm only adds: γ = sqrt(1 + ε), β = the convolution's bias, mean 0, variance 1.
+    Such a BatchNorm only adds (`stock_state_dict`).
 
     Raises:
         CheckpointError: A bias has no BatchNorm to go to, or the names differ otherwise.
     """
-    own = network.state_dict()
-    wanted = dict(state)
-    for conv, norm in conv_norm_pairs(network, example_input(network)).items():
-        bias = wanted.get(f"{conv}.bias")
-        if bias is None or f"{conv}.bias" in own:
-            continue
-        eps = float(network.get_submodule(norm).eps)  # pyright: ignore[reportArgumentType]
-        del wanted[f"{conv}.bias"]
-        wanted[f"{norm}.weight"] = torch.full_like(bias, 1 + eps).sqrt()
-        wanted[f"{norm}.bias"] = bias
-        wanted[f"{norm}.running_mean"] = torch.zeros_like(bias)
-        wanted[f"{norm}.running_var"] = torch.ones_like(bias)
-        wanted[f"{norm}.num_batches_tracked"] = torch.tensor(0)
-    if odd := sorted(wanted.keys() ^ own.keys()):
-        raise CheckpointError(
-            f"{model}: {len(odd)} names differ from those of {type(network).__name__} ({', '.join(odd[:3])}); "
-            "deployed weights are needed"
-        )
-    return {name: wanted[name] for name in own}
+    try:
+        return stock_state_dict(state, network)
+    except ValueError as error:
+        raise CheckpointError(f"{model}: {error}; deployed weights are needed") from error

@@ -18,7 +18,7 @@ from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.expand import check_expandable, preserve
 from zoo.reparam.fold import activation_of
 from zoo.reparam.pairs import trace
-from zoo.reparam.sites import Blocks, Left, Rule, Site, describe, find_sites
+from zoo.reparam.sites import OUTSIDE, Blocks, Left, Rule, Site, describe, find_sites
 from zoo.reparam.verify import example_input, prove_network
 
 __all__ = ["ConvSpec", "ConvertReport", "Left", "Replaced", "convert", "convert_with_report", "expand"]
@@ -56,12 +56,7 @@ class ConvertReport:
         lines = [
             "  ".join([*(f"{cell:{width}}" for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
         ]
-        reasons: dict[str, list[str]] = {}
-        for left in self.left:
-            reasons.setdefault(left.reason, []).append(left.name)
-        for reason, names in reasons.items():
-            some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            lines.append(f"left {len(names)}: {reason} ({some})")
+        lines += _grouped(self.left)
         return "\n".join(lines)
 
 
@@ -218,7 +213,18 @@ def _check_runs(converted: nn.Module, example: Tensor) -> None:
 
 
 def _reasons(left: list[Left]) -> str:
-    """Every reason once, the papers' rule last."""
+    """Every reason once, with the number of convolutions and the first; the rule's come last."""
     if not left:
         return "it has no convolutions"
-    return "; ".join(dict.fromkeys(f"{item.name} {item.reason}" for item in left[:3]))
+    return "; ".join(_grouped(sorted(left, key=lambda item: item.reason == OUTSIDE)))
+
+
+def _grouped(left: list[Left]) -> list[str]:
+    names: dict[str, list[str]] = {}
+    for item in left:
+        names.setdefault(item.reason, []).append(item.name)
+    return [f"{len(group)} left: {reason} ({_some(group)})" for reason, group in names.items()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

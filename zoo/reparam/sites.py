@@ -22,6 +22,8 @@ Rule = Callable[[str, ConvSpec], bool]
 Blocks = str | Mapping[str, str]
 """One branch set for all convolutions, or {pattern on their names: branch set}; the first match counts."""
 
+OUTSIDE = "outside the papers' rule, 1 < K < 7"
+
 
 @dataclass(frozen=True)
 class Site:
@@ -126,7 +128,7 @@ def _deselected(name: str, spec: ConvSpec, where: str | Rule | None) -> str | No
     if callable(where):
         return None if where(name, spec) else "not selected by the given rule"
     if not papers_rule(name, spec):
-        return "outside the papers' rule (1 < K < 7)"
+        return OUTSIDE
     if where is not None and not fnmatch.fnmatchcase(name, where):
         return f"does not match {where!r}"
     return None
