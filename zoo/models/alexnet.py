@@ -3,7 +3,8 @@
     conv = relu(bn(KxK))
     conv 11x11 / 4, pool, conv 5x5, pool, conv 3x3, conv 3x3, conv 3x3, pool, fc 4096, fc 4096, fc
 
-The baseline of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425), which torchvision has without the BatchNorms.
+The baseline of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425): 64, 192, 384, 384 and 256 channels (torchvision's
+fourth convolution has 256, and it has no BatchNorms).
 """
 
 from __future__ import annotations
