@@ -68,6 +68,13 @@ def test_the_settings_of_a_run_are_a_recipe(run, capsys):
     assert last_json(capsys.readouterr().out)["epochs"] == 1
 
 
+def test_a_checkpoint_alone_continues_its_run(run, capsys):
+    folder, _ = run
+    assert train_command.main(["--resume", str(folder / "run" / "last.pt")]) == 0
+    results = last_json(capsys.readouterr().out)
+    assert (results["model"], results["deployed"]) == ("repvgg_tiny", str(folder / "run" / "deployed.safetensors"))
+
+
 def validate(capsys, *arguments):
     code = validate_command.main([*arguments, "--workers", "0", "--threads", "1"])
     output = capsys.readouterr()

@@ -187,7 +187,7 @@ class HardwareConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, …"""
     amp_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """autocast precision; auto: bfloat16 where the hardware computes in it and the network gains by it"""
+    """autocast precision; auto: bfloat16 where hardware and network gain by it (train), float32 (validate)"""
     channels_last: bool = True
     """NHWC memory layout"""
     sync_bn: bool = False

@@ -66,7 +66,8 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
     networks = _structures(weights, config.judge.structure)
 
     first = next(iter(weights.values()))
-    dtype = choose_dtype(config.hardware.amp_dtype, device, first)
+    choice = config.hardware.amp_dtype
+    dtype = choose_dtype("float32" if choice == "auto" else choice, device, first)  # scores are of float32
     labels = _real_labels(config.judge.real_labels, dataset) if config.judge.real_labels else None
     pairs = [(f"{name}/train", f"{name}/deployed") for name in weights if config.judge.structure == "both"]
     judgement = Judgement(
