@@ -215,15 +215,16 @@ def test_latency_rows_of_a_group():
     assert len(deployed["samples"]) == deployed["n"] <= PLAN.rounds
     assert deployed["peak_memory"] < rows[1]["peak_memory"]  # one branch at a time is less than several
     assert "warning" not in peer
+    assert deployed["parity_error"] < 1e-4
 
 
 def test_running_out_of_memory_is_one_row(monkeypatch):
     build = latency._build
 
-    def too_large(contender, network, example):
+    def too_large(contender, source):
         if contender.structure == "train":
             torch.empty(2**44)
-        return build(contender, network, example)
+        return build(contender, source)
 
     monkeypatch.setattr(latency, "_build", too_large)
     contenders = latency.contenders_of(TINY, ["train", "deployed"], ["eager"], ["fp32"])

@@ -6,6 +6,7 @@ resolution and thread count. A combination that cannot run says why in its row, 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import sys
@@ -22,8 +23,9 @@ from zoo.bench.structures import build_structures
 from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
 from zoo.bench.traffic import traffic
 from zoo.cost import count
-from zoo.export.compile import BUILDERS, Engine, compile_for
+from zoo.export.compile import BUILDERS, Engine, calibration_batches, compile_for
 from zoo.export.engines import Run, Source, refusal
+from zoo.export.parity import compare
 
 AUTO_PRECISIONS = {"fp32": ("fp32",), "bf16": ("fp32", "bf16"), "int8": ("fp32", "bf16", "int8")}
 """The precision of an `auto` row → what its engine may choose from."""
@@ -106,49 +108,49 @@ def measure_group(
     torch.set_num_threads(setting.threads)
     try:
         example = setting.example()
-        networks = _build_networks(contenders, example, checkpoint)
+        sources = _sources(contenders, example, checkpoint)
         with bounded_memory():
-            return _measure(contenders, networks, example, setting, plan, peaks, on_round)
+            return _measure(contenders, sources, setting, plan, peaks, on_round)
     finally:
         torch.set_num_threads(threads_before)
 
 
-def _build_networks(
-    contenders: Sequence[Contender], example: Tensor, checkpoint: str | None
-) -> dict[tuple[str, str], nn.Module]:
-    networks: dict[tuple[str, str], nn.Module] = {}
+def _sources(contenders: Sequence[Contender], example: Tensor, checkpoint: str | None) -> dict[tuple[str, str], Source]:
+    """Each model and structure once, as all engines receive it: they share one capture of its graph."""
+    calibration = calibration_batches("random", example.cpu())
+    sources: dict[tuple[str, str], Source] = {}
     for model in dict.fromkeys(c.model for c in contenders):
         structures = list(dict.fromkeys(c.structure for c in contenders if c.model == model))
-        built = build_structures(model, structures, example, checkpoint=checkpoint)
-        networks |= {(model, structure): network for structure, network in built.items()}
-    return networks
+        for structure, network in build_structures(model, structures, example, checkpoint=checkpoint).items():
+            sources[model, structure] = Source(network, example, calibration, torch.get_num_threads())
+    return sources
 
 
 def _measure(
     contenders: Sequence[Contender],
-    networks: dict[tuple[str, str], nn.Module],
-    example: Tensor,
+    sources: dict[tuple[str, str], Source],
     setting: Setting,
     plan: Plan,
     peaks: dict[str, float],
     on_round: Callable[[int], None],
 ) -> list[Row]:
-    rows = [{**dataclasses.asdict(c), **dataclasses.asdict(setting)} for c in contenders]
+    rows: list[Row] = [{**dataclasses.asdict(c), **dataclasses.asdict(setting)} for c in contenders]
     calls: dict[str, Callable[[], object]] = {}
     for contender, row in zip(contenders, rows, strict=True):
-        network = networks[contender.model, contender.structure]
-        run = _attempt(row, contender, network, example)
+        source = sources[contender.model, contender.structure]
+        run = _attempt(row, contender, source)
         if run is not None:
-            calls[contender.name] = _bind(run, example)
-            row |= _costs(network, contender.precision, setting)
+            calls[contender.name] = _bind(run, source.example)
+            row |= _costs(source.network, contender.precision, setting)
     if not calls:
         return rows
     reference = next(c for c in contenders if c.name in calls)
-    control = _attempt({}, reference, networks[reference.model, reference.structure], example)
+    source = sources[reference.model, reference.structure]
+    control = _attempt({}, reference, dataclasses.replace(source, network=copy.deepcopy(source.network)))
     if control is not None:
-        calls[CONTROL] = _bind(control, example)
+        calls[CONTROL] = _bind(control, source.example)
 
-    clock = CudaClock() if example.is_cuda else HostClock()
+    clock = CudaClock() if source.example.is_cuda else HostClock()
     timings = interleave(calls, plan, clock=clock, on_round=on_round)
     for contender, row in zip(contenders, rows, strict=True):
         if row["status"] == "ok":
@@ -164,20 +166,24 @@ def _bind(run: Run, example: Tensor) -> Callable[[], object]:
     return lambda: run(example)
 
 
-def _attempt(row: Row, contender: Contender, network: nn.Module, example: Tensor) -> Run | None:
-    """Build and call once; puts `status`, `error`, `chosen_engine` and peak memory into the row."""
+def _attempt(row: Row, contender: Contender, source: Source) -> Run | None:
+    """Build and call once; puts `status`, `error`, `parity_error` and peak memory into the row."""
+    answers: list[Tensor] = []
     built: list[Run] = []
 
     def build_and_call() -> None:
-        built.append(_build(contender, network, example))
-        built[0](example)
+        built.append(_build(contender, source))
+        answers.append(built[0](source.example))
 
     try:
         if contender.structure == "peer" or contender.engine == "eager":
             build_and_call()
-            row["peak_memory"], row["memory_kind"] = tensor_peak(lambda: built[0](example)), "tensors"
+            row["peak_memory"], row["memory_kind"] = tensor_peak(lambda: built[0](source.example)), "tensors"
         else:
             row["peak_memory"], row["memory_kind"] = resident_peak(build_and_call), "resident"
+        with torch.inference_mode():
+            expected = source.network(source.example)
+        row["parity_error"] = compare(answers, [expected]).max_relative_error
     except _engine_errors() as error:
         row["status"] = "out of memory" if is_out_of_memory(error) else "unsupported"
         row["error"] = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
@@ -185,22 +191,18 @@ def _attempt(row: Row, contender: Contender, network: nn.Module, example: Tensor
     row["status"] = "ok"
     if isinstance(built[0], Engine):
         row["chosen"] = built[0].name
-        row["parity_error"] = built[0].parity.max_relative_error
     return built[0]
 
 
-def _build(contender: Contender, network: nn.Module, example: Tensor) -> Run:
-    """The network on its engine. `compile_for` is for deployed networks; the other structures skip its deployment."""
+def _build(contender: Contender, source: Source) -> Run:
+    """The network on its engine. Only `auto` goes through `compile_for`, which deploys whatever it is given."""
     if contender.structure == "peer":
-        return _eager_nchw(network)
+        return _eager_nchw(source.network)
     if contender.engine == "auto":
         allow = AUTO_PRECISIONS[contender.precision]
-        return compile_for(network, "auto", "auto", example, allow=allow, calibration="random")
-    if contender.structure == "deployed":
-        return compile_for(network, contender.engine, contender.precision, example, calibration="random")
-    if reason := refusal(contender.engine, contender.precision, example.device.type):
+        return compile_for(source.network, "auto", "auto", source.example, allow=allow, calibration="random")
+    if reason := refusal(contender.engine, contender.precision, source.example.device.type):
         raise ValueError(reason)
-    source = Source(network, example, (example,), torch.get_num_threads())
     return BUILDERS[contender.engine](source, contender.precision)
 
 
