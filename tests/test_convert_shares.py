@@ -1,11 +1,17 @@
 """What a user gets from equivalent kernels: shares of branches, and penalties."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
+from torch.utils.tensorboard.writer import SummaryWriter
 
 import zoo
 from tests.blocks import fill_convs, randomise
+from zoo.engine.log import log_shares
+from zoo.engine.state import Progress
 from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import build_block
@@ -36,6 +42,15 @@ def test_shares_are_the_norms_of_the_folded_branches():
 
 def test_a_network_without_blocks_has_no_shares():
     assert branch_shares(nn.Conv2d(3, 4, 3)) == {}
+
+
+def test_training_shows_the_shares_in_tensorboard(tmp_path):
+    with SummaryWriter(str(tmp_path)) as log:
+        log_shares(log, nn.Sequential(OrderedDict(stem=block_of("acb"))), Progress(step=7))
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["share/stem/hor", "share/stem/kxk", "share/stem/ver"]
+    assert events.Scalars("share/stem/kxk")[0].step == 7
 
 
 def test_equivalent_l2_is_half_the_squared_norm_of_what_will_be_deployed():
