@@ -4,7 +4,7 @@ import dataclasses
 
 from zoo.bench.means import geometric_means, over_stages
 from zoo.bench.results import document
-from zoo.bench.statistics import ratio_of_medians, summarize
+from zoo.bench.statistics import paired_ratio, summarize
 
 MODELS = {  # milliseconds of the peer, parameters in millions, top-1
     "repvgg_a0": (35.0, 8.31, 72.41),
@@ -27,7 +27,7 @@ def timed(seconds, reference):
     """Figures of 20 samples around `seconds`, 2 % apart, and their ratio to the reference's."""
     noise = [1 + 0.02 * ((7 * i) % 5 - 2) for i in range(20)]
     samples = [seconds * n for n in noise]
-    ratio = ratio_of_medians([reference * n for n in reversed(noise)], samples)
+    ratio = paired_ratio([reference * n for n in reversed(noise)], samples)
     return samples, {**dataclasses.asdict(summarize(samples)), "samples": samples}, dataclasses.asdict(ratio)
 
 
