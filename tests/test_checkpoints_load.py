@@ -4,12 +4,14 @@ import logging
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
+from torch import Tensor
 
 import zoo
 from tests import reference
@@ -24,6 +26,10 @@ IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 def logits(model, images=IMAGES):
     with torch.no_grad():
         return model.eval()(images)
+
+
+def features(model: Any) -> Tensor:
+    return model.forward_features(IMAGES)
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ def test_another_number_of_classes_gets_a_fresh_head_and_a_warning(structure, tr
     )
     assert logits(loaded).shape == (2, 3)
     with torch.no_grad():
-        assert torch.equal(loaded.forward_features(IMAGES), network.forward_features(IMAGES))
+        assert torch.equal(features(loaded), features(network))
 
 
 def test_no_classes_means_no_head_and_no_warning(trained, tmp_path, caplog):
@@ -142,10 +148,10 @@ def test_grey_images_sum_the_first_convolution_over_colours(structure, trained, 
 @pytest.mark.parametrize("deploy", [False, True])
 def test_features_are_those_of_the_loaded_network(deploy, trained, tmp_path):
     torch.save(trained.state_dict(), tmp_path / "x.pth")
-    features = zoo.create_model("repvgg_tiny", checkpoint=tmp_path / "x.pth", features_only=True, deploy=deploy)
+    network = zoo.create_model("repvgg_tiny", checkpoint=tmp_path / "x.pth", features_only=True, deploy=deploy)
     with torch.no_grad():
-        last = features.eval()(IMAGES)[-1]
-        assert reference.relative_error(last, trained.forward_features(IMAGES)) < 1e-5
+        last = network.eval()(IMAGES)[-1]
+        assert reference.relative_error(last, features(trained)) < 1e-5
 
 
 # ---- warm start ----
@@ -168,7 +174,7 @@ def test_plain_weights_go_into_the_kxk_branches_and_keep_their_function(plain, c
     assert others
     for branch in others:
         *_, last = branch.children()
-        assert not last.weight.any()
+        assert not last.get_parameter("weight").any()
         assert all(p.any() for name, p in branch.named_parameters() if name == "conv.weight")
 
 

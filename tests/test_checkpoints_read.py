@@ -94,12 +94,12 @@ def test_a_checkpoint_with_yacs_configuration_loads_without_yacs(tmp_path, monke
 
     CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
     yacs = types.ModuleType("yacs.config")
-    yacs.CfgNode = CfgNode
+    vars(yacs)["CfgNode"] = CfgNode
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
         patch.setitem(sys.modules, "yacs.config", yacs)
         config = CfgNode(DATA=CfgNode(IMG_SIZE=224))
-        config.frozen = True
+        vars(config)["frozen"] = True
         torch.save({"model": STATE, "config": config}, tmp_path / "x.pth")
     assert same(read_checkpoint(tmp_path / "x.pth").state_dict)
 
