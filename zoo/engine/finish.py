@@ -40,7 +40,7 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
 
     Raises: EquivalenceError naming the block, if a deployed structure differed.
     """
-    weights = {"raw": state.network} | ({"ema": state.ema.module} if state.ema else {})
+    weights = state.weights()
     example = next(iter(loader))[0][:2]
     networks: dict[str, nn.Module] = {}
     reports: dict[str, Any] = {}

@@ -55,6 +55,10 @@ class RunState:
     identity: dict[str, Any]
     """what the run is, kept beside the state: model, num_classes, global_batch, config"""
 
+    def weights(self) -> dict[str, nn.Module]:
+        """The network with its raw weights, and the one with their average if there is one."""
+        return {"raw": self.network} | ({"ema": self.ema.module} if self.ema else {})
+
     def save(self, folder: Path) -> None:
         """Write `last.pt` in `folder`; the previous one is kept."""
         checkpoint.save(

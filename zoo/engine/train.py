@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard.writer import SummaryWriter
 from tqdm import tqdm
 
-from zoo.data import TrainLoader
+from zoo.data import EvalLoader, TrainLoader
 from zoo.engine import checkpoint
 from zoo.engine.build import (
     build_network,
@@ -64,12 +64,7 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
     # ---- data and network
     train_set, val_set = open_dataset(config.data, train=True), open_dataset(config.data, train=False)
     num_classes = count_classes(config.model, train_set)
-    torch.manual_seed(config.run.seed)
-    network = build_network(config.model, num_classes)
-    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
-    network = network.to(device=device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]  (torch's stub)
-    if config.hardware.sync_bn and processes.distributed:
-        network = synchronise_batchnorm(network, device)
+    network = _network(config, num_classes, processes, device)
     loader = make_train_loader(config, 0, train_set, network, num_classes, processes, device)
     val_loader = make_eval_loader(config, val_set, network, processes, device)
 
@@ -121,12 +116,7 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
             settings = settings_at(config, progress.epoch)
             loader = make_train_loader(config, progress.epoch, train_set, network, num_classes, processes, device)
         _train_epoch(run, state, loader, schedule, steps, log)
-        scores: dict[str, Predictions] = {}
-        if progress.epoch + 1 == config.schedule.epochs or (progress.epoch + 1) % config.run.val_interval == 0:
-            networks = {"raw": network} | ({"ema": state.ema.module} if state.ema else {})
-            batches = stop.watch(val_loader, f"during validation; {run.how_to_continue}")
-            scores, _ = evaluate(networks, batches, run.dtype, processes)
-        is_best = _end_epoch(progress, scores, schedule.lr())
+        is_best = _end_epoch(progress, _scores(run, state, val_loader), schedule.lr())
         if log:
             log_epoch(log, run.folder, progress)
             log_shares(log, network, progress)
@@ -182,6 +172,15 @@ def _train_epoch(
                 raise Interrupted(signum, f"stopped by {name} after step {progress.step}; {run.how_to_continue}")
 
 
+def _scores(run: Run, state: RunState, loader: EvalLoader) -> dict[str, Predictions]:
+    """Of raw weights and their average on the validation set; nothing in epochs without validation."""
+    epoch, schedule = state.progress.epoch + 1, run.config.schedule
+    if epoch != schedule.epochs and epoch % run.config.run.val_interval:
+        return {}
+    batches = run.stop.watch(loader, f"during validation; {run.how_to_continue}")
+    return evaluate(state.weights(), batches, run.dtype, run.processes)[0]
+
+
 def _end_epoch(progress: Progress, scores: dict[str, Predictions], lr: float) -> bool:
     """Close the books of an epoch; is it the best so far?"""
     row: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "lr": lr}
@@ -211,6 +210,16 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     if checkpoint.newest(folder) and not config.run.overwrite:
         raise ValueError(f"{folder} holds a run: --resume auto continues it, --overwrite starts anew, --output moves")
     return None
+
+
+def _network(config: TrainConfig, num_classes: int, processes: Processes, device: torch.device) -> nn.Module:
+    torch.manual_seed(config.run.seed)
+    network = build_network(config.model, num_classes).to(device)
+    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
+    network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  (missing in torch's stub)
+    if config.hardware.sync_bn and processes.distributed:
+        return synchronise_batchnorm(network, device)
+    return network
 
 
 def _average(network: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
