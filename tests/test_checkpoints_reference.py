@@ -67,11 +67,11 @@ def test_official_checkpoints_of_large_networks_give_the_official_logits(tmp_pat
 
 
 @pytest.mark.slow
-def test_every_reference_layout_is_recognised_with_its_structure_and_sizes():
+def test_every_other_reference_layout_is_recognised_with_its_structure_and_sizes():
     networks = {}
-    for name, entry in reference.layouts().items():
-        ours = reference.registered(name)
-        network = networks.setdefault(ours, build(ours))
+    for name in reference.layouts().keys() - {*SMALL, *BIG}:
+        entry, ours = reference.layouts()[name], reference.registered(name)
+        network = networks[ours] = networks.get(ours) or build(ours)
         state = {key: torch.empty(shape, device="meta") for key, shape in entry["layout"].items()}
         match = recognise(network, Checkpoint(Path(name), state))
         wanted = {"train": ["train"], "deploy": ["deployed", "blocks deployed"]}[entry["structure"]]
