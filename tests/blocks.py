@@ -22,9 +22,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
                 ):
                     if tensor is not None:
                         tensor.copy_(
-                            torch.empty_like(tensor, dtype=torch.float64).uniform_(
-                                low, high, generator=generator
-                            )
+                            torch.empty_like(tensor, dtype=torch.float64).uniform_(low, high, generator=generator)
                         )
     return model
 

@@ -47,9 +47,7 @@ paddings = st.tuples(*[st.integers(-1, 3)] * 4)
 
 
 @given(groups, groups, pairs(1, 4), pairs(1, 3), pairs(1, 2), paddings, pairs(1, 2))
-def test_merging_a_pointwise_conv_into_a_larger_one_equals_applying_both(
-    g1, g2, size, stride, dilation, padding, s1
-):
+def test_merging_a_pointwise_conv_into_a_larger_one_equals_applying_both(g1, g2, size, stride, dilation, padding, s1):
     first = kernel(8, 8, seed=1, groups=g1, padding=padding, stride=s1)
     second = kernel(8, 8, size, seed=2, groups=g2, stride=stride, dilation=dilation)
     extended = F.pad(X, (0, 20, 0, 20))  # room for large strided, dilated kernels
@@ -57,9 +55,7 @@ def test_merging_a_pointwise_conv_into_a_larger_one_equals_applying_both(
 
 
 @given(groups, groups, pairs(1, 4), pairs(1, 3), pairs(1, 2), paddings, pairs(1, 3))
-def test_merging_a_larger_conv_into_a_pointwise_one_equals_applying_both(
-    g1, g2, size, stride, dilation, padding, s2
-):
+def test_merging_a_larger_conv_into_a_pointwise_one_equals_applying_both(g1, g2, size, stride, dilation, padding, s2):
     first = kernel(8, 8, size, seed=1, groups=g1, padding=padding, stride=stride, dilation=dilation)
     second = kernel(8, 8, seed=2, groups=g2, stride=s2)
     assert_same(compose(first, second)(X), second(first(X)))
@@ -123,13 +119,9 @@ def test_average_pooling_is_a_conv(size, stride, padding):
 
 
 @given(pairs(1, 5), pairs(1, 5), pairs(0, 4), pairs(0, 4), pairs(1, 2), pairs(1, 2), pairs(1, 2))
-def test_the_offset_rule_places_every_kernel_that_fits(
-    size, small, offset, padding, dilation, stride, spread
-):
+def test_the_offset_rule_places_every_kernel_that_fits(size, small, offset, padding, dilation, stride, spread):
     """A branch at tap `offset`, its own taps `spread` target taps apart, computes what the embedded kernel does."""
-    spec = ConvSpec(
-        in_channels=8, out_channels=8, kernel_size=size, stride=stride, padding=padding, dilation=dilation
-    )
+    spec = ConvSpec(in_channels=8, out_channels=8, kernel_size=size, stride=stride, padding=padding, dilation=dilation)
     ends = [o + s * (k - 1) for o, s, k in zip(offset, spread, small, strict=True)]
     rest = [k - 1 - e for k, e in zip(size, ends, strict=True)]
     sides = []

@@ -23,9 +23,7 @@ EVERYTHING = "kxk*2+1x1+asym+avg+identity+bare_identity+1x1_kxk"
 SPEC = ConvSpec(in_channels=8, out_channels=8, kernel_size=3, padding=1)
 
 
-def random_block(
-    spec: ConvSpec, block: str, dtype: torch.dtype = torch.float64, **kwargs
-) -> MultiBranchConv2d:
+def random_block(spec: ConvSpec, block: str, dtype: torch.dtype = torch.float64, **kwargs) -> MultiBranchConv2d:
     built = build_block(spec, block, dtype=dtype, **kwargs)
     fill_convs(randomise(built))
     return built.eval()
@@ -34,9 +32,7 @@ def random_block(
 def assert_folds(block: MultiBranchConv2d, rtol: float = 1e-10) -> None:
     spec = block.spec
     parameter = next(block.parameters())
-    x = torch.randn(2, spec.in_channels, 17, 16, generator=torch.Generator().manual_seed(0)).to(
-        parameter.dtype
-    )
+    x = torch.randn(2, spec.in_channels, 17, 16, generator=torch.Generator().manual_seed(0)).to(parameter.dtype)
     with torch.no_grad():
         wanted, conv = block(x), block.fuse()
         got = conv(x)
@@ -55,9 +51,7 @@ def test_every_branch_set_equals_its_conv(spec, block):
 @pytest.mark.parametrize("groups", [1, 2, 8])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_acb_folds_for_every_padding(kernel, padding, groups, stride):
-    spec = ConvSpec(
-        in_channels=8, out_channels=8, kernel_size=kernel, stride=stride, padding=padding, groups=groups
-    )
+    spec = ConvSpec(in_channels=8, out_channels=8, kernel_size=kernel, stride=stride, padding=padding, groups=groups)
     assert_folds(random_block(spec, "acb"))
 
 
@@ -131,9 +125,7 @@ def test_batchnorm_with_an_activation_is_not_linear():
 
 def test_a_conv_with_bias_folds():
     conv = nn.Conv2d(8, 6, 3, padding=1, bias=True).double()
-    block = MultiBranchConv2d(
-        ConvSpec.of(conv), {"conv": nn.Sequential(conv, randomise(nn.BatchNorm2d(6)).double())}
-    )
+    block = MultiBranchConv2d(ConvSpec.of(conv), {"conv": nn.Sequential(conv, randomise(nn.BatchNorm2d(6)).double())})
     assert_folds(block.eval())
 
 

@@ -58,10 +58,7 @@ def test_deploying_in_training_mode_is_refused():
 def test_deploying_twice_changes_nothing():
     once = zoo.deploy(tiny())
     twice = zoo.deploy(once)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True)
-    )
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
 
 
 def test_a_block_that_folds_wrongly_is_named(monkeypatch):
@@ -105,9 +102,7 @@ def test_half_precision_networks_deploy_in_their_dtype(dtype, tolerance):
     deployed, report = zoo.deploy_with_report(model)
     assert {p.dtype for p in deployed.parameters()} == {dtype}
     assert all(block.relative_error < 1e-12 for block in report.blocks)
-    assert (
-        relative_error(deployed(IMAGES.to(dtype)), copy.deepcopy(model).double()(IMAGES.double())) < tolerance
-    )
+    assert relative_error(deployed(IMAGES.to(dtype)), copy.deepcopy(model).double()(IMAGES.double())) < tolerance
 
 
 @pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze], ids=["sync", "frozen"])
@@ -144,9 +139,7 @@ def test_the_first_convs_name_follows_the_deployment():
     assert len(tiny().pretrained_cfg["first_conv"]) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["resnet18", "efficientnet_lite0", "densenet121", "ghostnet_050", "hrnet_w18_small"]
-)
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0", "densenet121", "ghostnet_050", "hrnet_w18_small"])
 def test_batchnorms_outside_blocks_are_folded_where_a_conv_feeds_them(name):
     model = fill_convs(randomise(timm.create_model(name))).eval()
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -1,5 +1,8 @@
 """What is particular to a family: structure by the papers, costs by their tables, taps, dilation, ablations."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,6 +13,8 @@ from zoo.models.costs import costs
 from zoo.models.repghostnet import RepGhostBottleneck
 from zoo.models.yolov7 import ELAN, RepConv
 from zoo.reparam.block import MultiBranchConv2d
+
+create: Callable[..., Any] = zoo.create_model  # networks have attributes of their own
 
 
 def block_sets(network: nn.Module) -> set[str]:
@@ -67,7 +72,7 @@ def test_a_converted_network_deploys_to_what_its_plain_twin_deploys_to(name):
     "name, expected",
     [
         ("repghostnet_1.0x", [(16, 2), (24, 4), (40, 8), (112, 16), (160, 32)]),
-        ("mobileone_s0", [(48, 2), (48, 4), (128, 8), (256, 16), (1024, 32)]),
+        ("mobileone_s1", [(64, 2), (96, 4), (192, 8), (512, 16), (1280, 32)]),
         ("acnet_resnet18", [(64, 2), (64, 4), (128, 8), (256, 16), (512, 32)]),
         ("dbb_mobilenet_v1", [(64, 2), (128, 4), (256, 8), (512, 16), (1024, 32)]),
         ("yolov7_backbone_rep", [(64, 2), (256, 4), (512, 8), (1024, 16), (1024, 32)]),

@@ -49,8 +49,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             below = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= {
-                n if (ROOT.parent / n.replace(".", "/")).with_suffix(".py").exists() else node.module
-                for n in below
+                n if (ROOT.parent / n.replace(".", "/")).with_suffix(".py").exists() else node.module for n in below
             }
     return {name for name in names if name == "zoo" or name.startswith("zoo.")}
 

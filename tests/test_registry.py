@@ -59,10 +59,7 @@ def test_features_come_from_every_stage_in_both_structures(deploy):
 
 
 def test_networks_of_timm_and_torchvision_are_named_by_library():
-    assert (
-        type(zoo.create_model("timm/resnet18", num_classes=3, device="meta")).__module__
-        == "timm.models.resnet"
-    )
+    assert type(zoo.create_model("timm/resnet18", num_classes=3, device="meta")).__module__ == "timm.models.resnet"
     assert zoo.create_model("torchvision/resnet18", num_classes=3).fc.out_features == 3
 
 

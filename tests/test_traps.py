@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,10 @@ from zoo.reparam.branches import build_block
 from zoo.reparam.verify import prove_block, relative_error
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-NETWORKS = ["repvgg_tiny", "repghostnet_0.5x", "mobileone_s0", "acnet_resnet18", "dbb_mobilenet_v1"]
+NETWORKS = ["repvgg_tiny", "repghostnet_0.5x", "mobileone_s1", "dbb_mobilenet_v1"]
 
 
-def network(name: str, **kwargs) -> nn.Module:
+def network(name: str, **kwargs) -> Any:
     return randomise(zoo.create_model(name, **kwargs)).eval()
 
 
@@ -40,7 +41,7 @@ def proven(block: MultiBranchConv2d) -> float:
 # ---- timm
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["repvgg_tiny", "repghostnet_0.5x"])
 def test_deployed_weights_load_strictly_into_a_network_built_deployed(name):
     """byobnet: no way to build a deployed RepVGG; its blocks' deployed convolutions have no padding."""
     deployed = zoo.deploy(network(name), IMAGES, verify=False)
@@ -108,7 +109,7 @@ def test_dilation_is_honoured_by_every_branch(block, groups):
     assert made(torch.randn(2, 4, 16, 16)).shape[-2:] == (16, 16)
 
 
-@pytest.mark.parametrize("name", ["repvgg_tiny", "repghostnet_0.5x", "mobileone_s0"])
+@pytest.mark.parametrize("name", ["repvgg_a0", "repghostnet_0.5x", "mobileone_s1"])
 def test_output_stride_dilates_in_training_structure_and_deployed(name):
     model = zoo.create_model(name, output_stride=8, device="meta").eval()
     dilated = [m for m in model.modules() if isinstance(m, MultiBranchConv2d) and m.spec.dilation != (1, 1)]
@@ -120,7 +121,7 @@ def test_output_stride_dilates_in_training_structure_and_deployed(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["repvgg_tiny", "repghostnet_0.5x"])
 def test_a_network_cast_before_deploying_keeps_its_dtype(name, dtype):
     """RepViT, RepVGG, RepConv: float32 biases or kernels in a half network."""
     deployed = zoo.deploy(network(name).to(dtype), IMAGES.to(dtype), verify=False)
@@ -155,14 +156,14 @@ def test_deploying_in_training_mode_is_refused():
 
 
 def test_first_conv_names_a_layer_that_exists_after_deploying():
-    for name in ("mobileone_s0", "dbb_mobilenet_v1", "yolov7_backbone_rep"):
+    for name in ("mobileone_s1", "dbb_mobilenet_v1"):
         deployed = zoo.create_model(name, deploy=True, device="meta")
         assert deployed.get_submodule(deployed.pretrained_cfg["first_conv"]).in_channels == 3
 
 
 def test_timms_reparameterize_model_converts_ours_and_the_root_deploys():
     """timm never converts the root module itself; a fuse() that returns None removes a layer."""
-    model = network("mobileone_s0")
+    model = network("mobileone_s1")
     assert zoo.is_deployed(reparameterize_model(model))
     root = randomise(build_block(spec(), "repvgg")).eval()
     assert type(zoo.deploy(root, torch.randn(1, 4, 8, 8))) is nn.Conv2d
@@ -236,7 +237,7 @@ def test_dbb_runs_in_half_precision(dtype):
     assert made(torch.randn(1, 4, 8, 8, dtype=dtype)).dtype == dtype
 
 
-@pytest.mark.parametrize("name", ["dbb_mobilenet_v1", "acnet_resnet18"])
+@pytest.mark.parametrize("name", ["dbb_mobilenet_v1", "acnet_mobilenet_v1"])
 def test_networks_of_blocks_trace_with_fx(name):
     """DBB's BNAndPadLayer assigns to slices."""
     model = network(name)
@@ -280,6 +281,8 @@ def test_grouped_repconv_with_identity_folds_exactly(channels, groups):
 
 TRAIN = """
 import sys, torch, zoo
+
+create: Callable[..., Any] = zoo.create_model  # networks have attributes of their own
 torch.manual_seed(0)
 network = zoo.create_model(sys.argv[1], num_classes=4).to(memory_format=torch.channels_last).train()
 optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
@@ -293,7 +296,7 @@ print("trained")
 """
 
 
-@pytest.mark.parametrize("name", ["repvgg_tiny", "mobileone_s0", "dbb_mobilenet_v1"])
+@pytest.mark.parametrize("name", ["repvgg_tiny", "mobileone_s1", "dbb_mobilenet_v1"])
 def test_training_in_channels_last_does_not_corrupt_the_heap(name):
     """oneDNN, float32: weight gradients of strided 1x1 convolutions with few input channels, as in every stem."""
     done = subprocess.run([sys.executable, "-c", TRAIN, name], capture_output=True, text=True, check=False)

@@ -12,11 +12,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ def count(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     return Cost(params, counter.macs, counter.winograd_muls)
 
 
-def meta_twin(model: nn.Module) -> nn.Module:
+def meta_twin(model: Network) -> Network:
     """A copy of `model` with its tensors on the meta device: deepcopy takes those it finds in the memo."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()}
     memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
@@ -80,9 +83,7 @@ class _Counter(TorchDispatchMode):
             image, weight, _, stride, _, dilation, transposed = args[:7]
             # Each output (for a transposed convolution: each input) meets one filter.
             macs = (image if transposed else out).numel() * weight[0].numel()
-            winograd = (
-                tuple(weight.shape[2:]) == (3, 3) and set(stride) == set(dilation) == {1} and not transposed
-            )
+            winograd = tuple(weight.shape[2:]) == (3, 3) and set(stride) == set(dilation) == {1} and not transposed
             self.macs += macs
             self.winograd_muls += macs * 4 // 9 if winograd else macs  # exact: nine taps per filter
         elif func in (torch.ops.aten.addmm.default, torch.ops.aten.mm.default):

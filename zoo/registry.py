@@ -192,6 +192,7 @@ def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwarg
 
 def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
     """A freshly initialised network of ours, of timm (`timm/NAME`) or of torchvision (`torchvision/NAME`)."""
+    model: Any
     library, _, foreign = name.partition("/")
     if library == "timm" and foreign:
         model = timm.create_model(foreign, **kwargs)
@@ -201,18 +202,18 @@ def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
         entry = model_entry(name)
         if block and "block" in inspect.signature(entry.builder).parameters:
             kwargs, block = {**kwargs, "block": block}, None
-        model = entry.builder(**kwargs)
+        model: Any = entry.builder(**kwargs)
         model.pretrained_cfg = model.default_cfg = {**entry.cfg, "architecture": entry.timm_name}
     return convert(model, block) if block else model
 
 
-def _features(model: nn.Module, out_indices: tuple[int, ...] | None) -> nn.Module:
+def _features(model: Any, out_indices: tuple[int, ...] | None) -> nn.Module:
     """The network cut to its feature maps, in the manner of timm's `features_only`."""
     if not hasattr(model, "forward_intermediates"):
         raise ValueError(f"features_only: {type(model).__name__} has no feature taps")
     cfg = getattr(model, "pretrained_cfg", {})
-    taps = list(range(len(model.feature_info))) if out_indices is None else list(out_indices)
-    features = FeatureGetterNet(model, out_indices=taps)
+    taps: Any = list(range(len(model.feature_info))) if out_indices is None else list(out_indices)
+    features: Any = FeatureGetterNet(model, out_indices=taps)
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(cfg)
     return features
 

@@ -54,9 +54,7 @@ class ImageAugment:
     def __init__(self, transform: TrainTransform, seed: int) -> None:
         self.seed = seed
         self.lighting = transform.pca_lighting
-        self.components = (
-            torch.tensor(PCA_VECTORS) * torch.tensor(PCA_VALUES) / torch.tensor(transform.std)[:, None]
-        )
+        self.components = torch.tensor(PCA_VECTORS) * torch.tensor(PCA_VALUES) / torch.tensor(transform.std)[:, None]
         self.erase = None
         if transform.reprob > 0:
             # The boxes' fill is drawn on the CPU, where `seeded` holds; assigning it copies it to the image's

@@ -43,19 +43,13 @@ def create_dataset(
         return _fashion(split)
     if name in FOLDER_NAMES:
         if root is None:
-            raise ValueError(
-                "no data: give a folder with --data-dir, or the bundled images with --dataset fashion"
-            )
+            raise ValueError("no data: give a folder with --data-dir, or the bundled images with --dataset fashion")
         return open_folder(Path(root), split, reader_options)
     prefix, slash, _ = name.partition("/")
     if slash and prefix.lower() in TIMM_PREFIXES:
         return _from_timm(name, root, split, reader_options)
     known = ["fashion", *(f"{prefix}/…" for prefix in TIMM_PREFIXES)]
-    hint = (
-        "did you mean 'fashion'?"
-        if difflib.get_close_matches(name, ["fashion"])
-        else f"known: {', '.join(known)}"
-    )
+    hint = "did you mean 'fashion'?" if difflib.get_close_matches(name, ["fashion"]) else f"known: {', '.join(known)}"
     raise ValueError(f"unknown dataset {name!r}, and a folder needs none, only --data-dir; {hint}")
 
 

@@ -27,9 +27,7 @@ def open_folder(root: Path, split: str, reader_options: dict[str, Any]) -> Image
         return images
     assert images.classes is not None
     if "" in images.classes:
-        raise ValueError(
-            f"{source} holds images outside class folders: put each into a folder named by its class"
-        )
+        raise ValueError(f"{source} holds images outside class folders: put each into a folder named by its class")
     training = source if split in SPLIT_NAMES["train"] else _existing(root, SPLIT_NAMES["train"]) or source
     if not training.is_dir():
         return images
@@ -61,9 +59,7 @@ def find_split(root: Path, split: str) -> Path:
         return found
     others = _existing(root, tuple(name for names in SPLIT_NAMES.values() for name in names))
     if others is not None or split not in (name for names in SPLIT_NAMES.values() for name in names):
-        raise ValueError(
-            f"no split {split!r} in {root}: looked for {', '.join(f'{name}/' for name in names)}"
-        )
+        raise ValueError(f"no split {split!r} in {root}: looked for {', '.join(f'{name}/' for name in names)}")
     return root
 
 

@@ -19,14 +19,11 @@ class TrainBatches(Sampler[list[SampleKey]]):
     processes. The last, incomplete global batch is left out.
     """
 
-    def __init__(
-        self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         global_batch = batch_size * world_size
         if num_images < global_batch:
             raise ValueError(
-                f"the training set has {num_images} images, fewer than one step of {global_batch}: "
-                "lower --batch-size"
+                f"the training set has {num_images} images, fewer than one step of {global_batch}: lower --batch-size"
             )
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.rank, self.world_size = rank, world_size

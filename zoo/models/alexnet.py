@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from zoo.models.staged import StagedNetwork
@@ -96,6 +97,11 @@ class AlexNet(StagedNetwork):
             reductions=[4, 8, 16],
             drop_rate=drop_rate,
         )
+
+    @torch.jit.ignore()
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """A group a convolution, or a stage if `coarse`."""
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.\d+\.conv(\d+)"}
 
 
 def _conv(

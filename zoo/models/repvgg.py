@@ -147,7 +147,8 @@ class RepVGGPlus(RepVGG):
             return self.forward_head(self.forward_features(x))
         x = self.stem(x)
         auxiliary = []
-        stage1, stage2, stage3, stage4 = self.stages
+        stages: Any = self.stages
+        stage1, stage2, stage3, stage4 = stages
         half = len(stage3) // 2
         for part, head in zip((stage1, stage2, stage3[:half]), self.aux_heads, strict=True):
             x = self._run(part, x)
@@ -155,7 +156,7 @@ class RepVGGPlus(RepVGG):
         x = self._run(stage4, self._run(stage3[half:], x))
         return (self.forward_head(x), *auxiliary)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         super().reset_classifier(num_classes, global_pool)
         like = next(self.parameters())

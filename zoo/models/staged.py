@@ -29,7 +29,7 @@ class StagedNetwork(nn.Module):
         self,
         stem: nn.Module,
         stages: list[nn.Sequential],
-        head: ClassifierHead,
+        head: Any,
         *,
         final: nn.Module | None = None,
         num_classes: int,
@@ -69,11 +69,11 @@ class StagedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
         return checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def forward_intermediates(
         self,
         x: Tensor,
@@ -103,7 +103,7 @@ class StagedNetwork(nn.Module):
         stopped = stop_early and last < len(self.stages)
         return (x if stopped else self.final(x)), taps
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -123,22 +123,23 @@ class StagedNetwork(nn.Module):
         """Length of the vector that is classified."""
         return self.head.num_features
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def get_classifier(self) -> nn.Module:
         return self.head.fc
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh classifier of `num_classes` (0: none)."""
         self.num_classes = num_classes
-        self.head.reset(num_classes, global_pool, **get_device_dtype(self))
+        head: Any = self.head
+        head.reset(num_classes, global_pool, **get_device_dtype(self))
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning-rate decay: a group a block, or a stage if `coarse`."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute activations in the backward pass instead of keeping them."""
         self.grad_checkpointing = enable

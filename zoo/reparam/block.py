@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +104,7 @@ def conv_of(spec: ConvSpec, kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv
 
 def empty_conv(spec: ConvSpec, dtype: torch.dtype) -> nn.Conv2d:
     """The `nn.Conv2d` of a spec on the meta device, in eval mode."""
+    padding_mode: Any = spec.padding_mode  # torch's stubs want the literal
     return nn.Conv2d(
         spec.in_channels,
         spec.out_channels,
@@ -111,7 +113,7 @@ def empty_conv(spec: ConvSpec, dtype: torch.dtype) -> nn.Conv2d:
         spec.padding,
         spec.dilation,
         spec.groups,
-        padding_mode=spec.padding_mode,
+        padding_mode=padding_mode,
         device="meta",
         dtype=dtype,
     ).eval()

@@ -64,11 +64,7 @@ def build_block(
         name, _, times = term.partition("*")
         if name not in BRANCHES:
             near = difflib.get_close_matches(block, [*BRANCH_SETS, *BRANCHES], n=3, cutoff=0.4)
-            hint = (
-                f"did you mean {', '.join(near)}?"
-                if near
-                else f"known: {', '.join([*BRANCH_SETS, *BRANCHES])}"
-            )
+            hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join([*BRANCH_SETS, *BRANCHES])}"
             raise ValueError(f"unknown block {block!r}: {hint}")
         for copy in range(int(times or 1)):
             made = BRANCHES[name](inner_spec(spec), factory)
@@ -127,9 +123,7 @@ def average_pool(spec: ConvSpec, factory: Factory) -> Branches:
         return {"avg": _chain(**_window(spec, spec.kernel_size), avg=pool, bn=bn)}
     conv = nn.Conv2d(spec.in_channels, spec.out_channels, 1, groups=spec.groups, bias=False, **factory)
     return {
-        "avg": _chain(
-            conv=conv, bn_pad=BatchNormPad2d(spec.out_channels, spec.padding, **factory), avg=pool, bn=bn
-        )
+        "avg": _chain(conv=conv, bn_pad=BatchNormPad2d(spec.out_channels, spec.padding, **factory), avg=pool, bn=bn)
     }
 
 

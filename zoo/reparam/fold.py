@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import singledispatch
+from typing import Any
 
 import torch
 from timm.layers.norm_act import BatchNormAct2d, FrozenBatchNormAct2d, SyncBatchNormAct
@@ -69,15 +70,10 @@ def _(layer: nn.Sequential, in_channels: int, device: torch.device | None = None
 
 @fold.register
 def _(layer: nn.Conv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    if (
-        type(layer).forward is not nn.Conv2d.forward
-        or type(layer)._conv_forward is not nn.Conv2d._conv_forward
-    ):
+    if type(layer).forward is not nn.Conv2d.forward or type(layer)._conv_forward is not nn.Conv2d._conv_forward:
         raise ValueError(f"{type(layer).__name__} computes its convolution in a way of its own")
     if layer.padding_mode != "zeros":
-        raise ValueError(
-            f"a convolution with padding_mode={layer.padding_mode!r} inside a branch is not one kernel"
-        )
+        raise ValueError(f"a convolution with padding_mode={layer.padding_mode!r} inside a branch is not one kernel")
     return _conv_kernel(layer, layer.weight)
 
 
@@ -98,13 +94,11 @@ def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
 @fold.register(FrozenBatchNormAct2d)
 def _(layer: nn.Module, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     if not isinstance(activation_of(layer), nn.Identity):
-        raise ValueError(
-            f"{type(layer).__name__} has an activation, so it is not linear: keep it outside the branch"
-        )
+        raise ValueError(f"{type(layer).__name__} has an activation, so it is not linear: keep it outside the branch")
     return per_channel(*norm_scale_shift(layer))
 
 
-def norm_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+def norm_scale_shift(norm: Any) -> tuple[Tensor, Tensor]:
     """Eval-mode BatchNorm as y = scale · x + shift, each (channels,) float64.
 
     Takes BatchNorm2d, SyncBatchNorm, frozen BatchNorm of torchvision and timm, BatchNormAct2d (its activation
@@ -128,20 +122,20 @@ def norm_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, shift
 
 
-def activation_of(norm: nn.Module) -> nn.Module:
+def activation_of(norm: Any) -> nn.Module:
     """What a norm layer applies after normalising: timm's fused norm-act layers have a drop and an activation."""
     if not isinstance(norm, BatchNormAct2d | FrozenBatchNormAct2d | SyncBatchNormAct):
         return nn.Identity()
-    return norm.act if isinstance(norm.drop, nn.Identity) else nn.Sequential(norm.drop, norm.act)
+    drop: Any = norm.drop
+    act: Any = norm.act
+    return act if isinstance(drop, nn.Identity) else nn.Sequential(drop, act)
 
 
 @fold.register
 def _(layer: nn.AvgPool2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     kernel_size, padding = to_pair(layer.kernel_size), to_pair(layer.padding)
     if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
-        raise ValueError(
-            f"{layer} does not divide every window by the same number, so it is not a convolution"
-        )
+        raise ValueError(f"{layer} does not divide every window by the same number, so it is not a convolution")
     return average(in_channels, kernel_size, to_pair(layer.stride), padding, _DOUBLE.to(device))
 
 
