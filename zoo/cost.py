@@ -18,7 +18,6 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
