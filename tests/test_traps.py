@@ -281,8 +281,6 @@ def test_grouped_repconv_with_identity_folds_exactly(channels, groups):
 
 TRAIN = """
 import sys, torch, zoo
-
-create: Callable[..., Any] = zoo.create_model  # networks have attributes of their own
 torch.manual_seed(0)
 network = zoo.create_model(sys.argv[1], num_classes=4).to(memory_format=torch.channels_last).train()
 optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
