@@ -99,10 +99,11 @@ def test_nothing_to_time_is_refused():
 
 def test_agrees_with_torch_benchmark():
     a = torch.randn(128, 128)
-    peer = benchmark.Timer("a @ a", globals={"a": a}).blocked_autorange(min_run_time=0.1)
+    timer = benchmark.Timer("a @ a", globals={"a": a})
+    theirs = min(t for _ in range(5) for t in timer.blocked_autorange(min_run_time=0.1).times)
     timings = interleave({"mm": lambda: a @ a}, Plan(rounds=50, seconds=1, warmup_seconds=0.1))
     ours = min(timings.samples["mm"])
-    assert 0.2 < ours / min(peer.times) < 5  # the same quantity, on a machine that others use
+    assert 0.2 < ours / theirs < 5  # the same quantity, on a machine that others use
 
 
 def test_cuda_time_is_between_events_of_an_idle_device():
