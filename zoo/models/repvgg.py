@@ -148,12 +148,12 @@ class RepVGGPlus(RepVGG):
         x = self.stem(x)
         auxiliary = []
         stages: Any = self.stages
-        stage1, stage2, stage3, stage4 = stages
-        half = len(stage3) // 2
-        for part, head in zip((stage1, stage2, stage3[:half]), self.aux_heads, strict=True):
-            x = self._run(part, x)
-            auxiliary.append(head(x))
-        x = self._run(stage4, self._run(stage3[half:], x))
+        taps = (stages[0][-1], stages[1][-1], stages[2][len(stages[2]) // 2 - 1])
+        for stage in stages:
+            for block in stage:  # one by one: a slice of a stage is no module of the network's, which fx refuses
+                x = block(x)
+                if any(block is tap for tap in taps):
+                    auxiliary.append(self.aux_heads[len(auxiliary)](x))
         return (self.forward_head(x), *auxiliary)
 
     @torch.jit.ignore()
