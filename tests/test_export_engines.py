@@ -1,6 +1,9 @@
 """compile_for: every engine answers as PyTorch does, from the deployed structure."""
 
 import importlib.util
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,3 +271,19 @@ def test_the_network_given_is_left_as_it_was(model: nn.Module) -> None:
     compile_for(network, "eager", example=images(1))
     after = network.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_signal_after_openvino_networks_are_gone_does_not_end_the_process() -> None:
+    pytest.importorskip("openvino")
+    script = """
+import os, signal, torch
+from export_networks import images, small_network
+from zoo.export import compile_for
+runs = [compile_for(small_network(), engine="openvino", example=images(1)) for _ in range(2)]
+while runs:
+    runs.pop(0)
+signal.signal(signal.SIGUSR1, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+    child = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert (child.returncode, child.stdout) == (0, "heard\n"), child.stderr

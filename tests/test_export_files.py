@@ -8,7 +8,7 @@ from export_networks import images, small_network
 
 from zoo.export import ParityError, export_file, files
 from zoo.export.onnx_engine import session
-from zoo.export.openvino_engine import compiled
+from zoo.export.openvino_engine import compiled, core
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -68,7 +68,7 @@ def test_a_fixed_batch_size_is_fixed(model: torch.nn.Module, tmp_path: Path) -> 
 def test_openvino_files_hold_the_network_at_each_precision(
     model: torch.nn.Module, tmp_path: Path, precision: str, low: float, high: float
 ) -> None:
-    ov = pytest.importorskip("openvino")
+    pytest.importorskip("openvino")
     path = tmp_path / "net.xml"
     file = export_file(
         model,
@@ -81,7 +81,7 @@ def test_openvino_files_hold_the_network_at_each_precision(
     )
     assert file.parity is not None and low < file.parity.sqnr_db < high
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.bin", "net.xml"]
-    run = compiled(ov.Core().read_model(path), "fp32", 1)
+    run = compiled(core().read_model(path), "fp32", 1)
     x = images(3, seed=9)
     error = (run(x) - model(x).detach()).norm() / model(x).norm()
     assert error < 10 ** (-low / 20)

@@ -15,7 +15,7 @@ from zoo.export.compile import calibration_batches, deployed_network
 from zoo.export.engines import Run, Source, check_name, missing_package
 from zoo.export.graphs import capture, to_onnx
 from zoo.export.onnx_engine import quantize_graph, session
-from zoo.export.openvino_engine import compiled, ov_shape, quantize_model
+from zoo.export.openvino_engine import compiled, core, ov_shape, quantize_model
 from zoo.export.parity import Parity, check_fp32, compare, references
 
 if TYPE_CHECKING:
@@ -146,5 +146,5 @@ def _write_openvino(model: ov.Model, path: Path, precision: str, prove: Callable
     # The weights take their name first: an .xml never stands beside another's .bin.
     with atomic_write(path) as xml, atomic_write(path.with_suffix(".bin")) as weights:
         ov.save_model(model, xml, compress_to_fp16=precision == "fp16")
-        prove(compiled(ov.Core().read_model(xml), "int8" if precision == "int8" else "fp32", 1))
+        prove(compiled(core().read_model(xml), "int8" if precision == "int8" else "fp32", 1))
         return xml.stat().st_size + weights.stat().st_size

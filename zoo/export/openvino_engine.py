@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,11 +28,20 @@ def openvino(source: Source, precision: str) -> Run:
     return compiled(model, precision, source.threads)
 
 
-def compiled(model: ov.Model, precision: str, threads: int) -> Run:
-    """Run an OpenVINO model. The last few input shapes are kept compiled. Not for concurrent calls."""
+@cache
+def core() -> ov.Core:
+    """The one Core of this process, never destroyed.
+
+    Its CPU plugin gives the thread another stack for signals. Of two that are destroyed oldest first, the younger
+    brings back the elder's, which is unmapped by then, and the next signal (Ctrl-C too) ends the process.
+    """
     import openvino as ov
 
-    core = ov.Core()
+    return ov.Core()
+
+
+def compiled(model: ov.Model, precision: str, threads: int) -> Run:
+    """Run an OpenVINO model. The last few input shapes are kept compiled. Not for concurrent calls."""
     # By its own choice OpenVINO computes "fp32" in bf16 on CPUs that can, so the precision is always said.
     # What int8 leaves in floating point runs in bf16 there. A pinned thread shares its core with every other
     # process that pins, and gains nothing alone.
@@ -48,7 +57,7 @@ def compiled(model: ov.Model, precision: str, threads: int) -> Run:
     def request(shape: tuple[int, ...]) -> ov.InferRequest:
         fixed = model.clone()
         fixed.reshape(ov_shape(*shape))
-        return core.compile_model(fixed, "CPU", config).create_infer_request()
+        return core().compile_model(fixed, "CPU", config).create_infer_request()
 
     def run(images: Tensor) -> Tensor:
         answer = request(tuple(images.shape))
