@@ -1,7 +1,10 @@
 """Loaders: what is read when, that only (seed, epoch, index) matters, and what happens to bad images."""
 
 import logging
+import subprocess
+import sys
 from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
@@ -210,3 +213,17 @@ def test_evaluation_never_scores_a_bad_image(folder):
     read = [(int(target), int(index)) for _, target, index in loader]
     assert read == [(0, 0), (0, 2), (1, 4), (1, 5)]
     assert len(loader.bad_images) == 2
+
+
+def test_a_loader_that_is_alive_at_exit_does_not_hold_the_process():
+    script = """
+from test_data_loaders import TRANSFORM, Fashion, spread, train_loader
+loader = train_loader(spread(Fashion("train"), 40), TRANSFORM, batch_size=8, workers=1)
+loader.set_epoch(0)
+batches = iter(loader)
+next(batches)
+"""
+    child = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=60
+    )
+    assert child.returncode == 0, child.stderr

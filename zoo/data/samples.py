@@ -1,6 +1,8 @@
 """What a worker does: read an image, augment it under its own seed, collate a uint8 batch."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -87,8 +89,16 @@ class StreamSamples(IterableDataset[Sample]):
 
 def leave_signals_to_main(worker: int) -> None:
     """Workers outlive a signal to the whole process group: the main process finishes its step, then ends them."""
-    for sig in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(sig, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere SIGTERM ends a worker, whoever sent it
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_main, daemon=True).start()
+
+
+def _obey_main() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def collate(samples: list[Sample]) -> Batch:
