@@ -1,9 +1,14 @@
 """Settings for the whole suite."""
 
-import torch
-from hypothesis import settings
+import os
 
 # The suite runs in parallel (pytest -n); a test whose convolutions take all cores only slows the others down.
+# Before torch is imported, and through the environment, so that it holds for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # noqa: E402  (reads OMP_NUM_THREADS)
+from hypothesis import settings  # noqa: E402
+
 torch.set_num_threads(1)
 
 # The same examples in every run, and no verdict on how long one takes.
