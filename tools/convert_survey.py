@@ -47,7 +47,7 @@ TIMM = """
 """Small members of distinct families, `name@pixels` where 64 pixels do not do."""
 
 TORCHVISION = """
-    alexnet vgg11_bn resnet18 resnext50_32x4d squeezenet1_1 densenet121 inception_v3@96 googlenet shufflenet_v2_x0_5
+    alexnet vgg11_bn resnet18 resnext50_32x4d squeezenet1_1 densenet121 inception_v3@299 googlenet shufflenet_v2_x0_5
     mobilenet_v2 mobilenet_v3_small mobilenet_v3_large mnasnet0_5 efficientnet_b0 efficientnet_v2_s regnet_x_400mf
     regnet_y_400mf convnext_tiny swin_t lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large
 """
