@@ -1,5 +1,6 @@
 """What is particular to a family: structure by the papers, costs by their tables, taps, dilation, ablations."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 import zoo
 from zoo.models.costs import costs
 from zoo.models.repghostnet import RepGhostBottleneck
+from zoo.models.repvgg import VARIANTS, RepVGG, RepVGGPlus
 from zoo.models.yolov7 import ELAN, RepConv
 from zoo.reparam.block import MultiBranchConv2d
 
@@ -103,6 +105,33 @@ def test_output_stride_is_kept_by_both_structures(name, output_stride):
     strides = [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
     for deploy in (False, True):
         assert [stride for _, stride in taps(name, output_stride=output_stride, deploy=deploy)] == strides
+
+
+@pytest.mark.parametrize("block", ["repvgg", "mobileone", "kxk+1x1+identity"])
+def test_repvggs_first_block_of_a_stage_has_no_identity_even_if_dilated(block):
+    variant = dataclasses.replace(VARIANTS["repvgg_tiny"], a=1, b=0.5)  # the last stage is as wide as the one before
+    network = RepVGG(variant, block=block, output_stride=4)
+    units = [*network.stages[2], *network.stages[3]]
+    assert {(unit.conv.spec.in_channels, unit.conv.spec.stride) for unit in units[1:]} == {(256, (1, 1))}
+    assert ["identity" in unit.conv.branches for unit in units] == [False, True, True, False]
+
+
+def test_repvggplus_recomputes_activations_in_training_and_gives_the_same_gradients():
+    torch.manual_seed(0)
+    variant = dataclasses.replace(VARIANTS["repvgg_tiny"], a=0.125, b=0.125, aux_heads=True)
+    network = RepVGGPlus(variant, num_classes=3).double().train()
+    runs = []
+    network.stages[2][0].register_forward_pre_hook(lambda *_: runs.append(1))
+    images, gradients = torch.randn(2, 3, 32, 32, dtype=torch.float64), []
+    for enable, expected in ((False, 1), (True, 2)):
+        network.set_grad_checkpointing(enable)
+        network.zero_grad()
+        runs.clear()
+        sum(output.square().sum() for output in network(images)).backward()
+        assert len(runs) == expected
+        gradients.append(network.stages[0][0].conv.branches["kxk"].conv.weight.grad.clone())
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
 
 
 def test_repghost_uses_the_large_kernel_only_where_strided_or_in_a_shortcut():
@@ -217,6 +246,9 @@ def test_planned_reparameterization_has_no_identity_where_outputs_are_concatenat
         if isinstance(module, ELAN):
             assert block_sets(module) == {"kxk", "kxk+1x1"}
     assert "identity" in network.stem.conv3.conv.branches
+    other = zoo.create_model("yolov7_backbone", block="kxk*2+bare_identity", device="meta")
+    assert block_sets(other.stages[0].elan) == {"kxk", "kxk+kxk_2"}
+    assert "bare_identity" in other.stem.conv3.conv.branches
     plain = zoo.create_model("yolov7_backbone", device="meta")
     assert block_sets(plain) == {"kxk"}
     assert {m.eps for m in plain.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-3}

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 from timm.layers import ClassifierHead, SqueezeExcite
+from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
 from zoo.models.staged import StagedNetwork, dilated
 from zoo.registry import register_model
 from zoo.reparam.algebra import ConvSpec
-from zoo.reparam.branches import build_block
+from zoo.reparam.branches import build_block, without_identity
 from zoo.reparam.layers import TrainingOnly
 
 
@@ -75,7 +76,7 @@ class RepVGG(StagedNetwork):
         variant: The paper's row.
         num_classes, in_chans, drop_rate, global_pool, output_stride: As in timm.
         block: The branch set of every 3x3 (ablations: "plain", "kxk+identity", "acb"); the first block of a
-            stage never has an identity branch.
+            stage never has an identity branch, even if its stride is traded for dilation.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class RepVGG(StagedNetwork):
                     dilation=(first, first) if position == 0 else (dilation, dilation),
                     groups=variant.groups if index in range(2, 27, 2) else 1,
                 )
-                blocks.append(RepVGGBlock(spec, _first_of_stage(block) if position == 0 else block, variant, dd))
+                blocks.append(RepVGGBlock(spec, without_identity(block) if position == 0 else block, variant, dd))
                 previous, index = width, index + 1
             stages.append(nn.Sequential(*blocks))
             reduction *= stride
@@ -122,11 +123,6 @@ class RepVGG(StagedNetwork):
             reductions=reductions,
             drop_rate=drop_rate,
         )
-
-
-def _first_of_stage(block: str) -> str:
-    """The paper's block without its identity branch; it is absent there even if strides are traded for dilation."""
-    return "kxk+1x1" if block == "repvgg" else block
 
 
 class RepVGGPlus(RepVGG):
@@ -151,7 +147,7 @@ class RepVGGPlus(RepVGG):
         taps = (stages[0][-1], stages[1][-1], stages[2][len(stages[2]) // 2 - 1])
         for stage in stages:
             for block in stage:  # one by one: a slice of a stage is no module of the network's, which fx refuses
-                x = block(x)
+                x = checkpoint(block, x) if self.grad_checkpointing else block(x)
                 if any(block is tap for tap in taps):
                     auxiliary.append(self.aux_heads[len(auxiliary)](x))
         return (self.forward_head(x), *auxiliary)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.models.staged import StagedNetwork
 from zoo.registry import register_model
 from zoo.reparam.algebra import ConvSpec
-from zoo.reparam.branches import build_block
+from zoo.reparam.branches import build_block, without_identity
 
 STAGES = ((64, 256), (128, 512), (256, 1024), (256, 1024))
 """Hidden and output channels of the ELANs at strides 4, 8, 16 and 32."""
@@ -107,7 +107,7 @@ class YOLOv7Backbone(StagedNetwork):
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         if elan_block is None:
-            elan_block = "repconvn" if block == "repconv" else block
+            elan_block = without_identity(block)
         stem = nn.Sequential(
             OrderedDict(
                 conv1=RepConv(in_chans, 32, block=block, **dd),

@@ -74,6 +74,11 @@ def build_block(
     return MultiBranchConv2d(spec, branches)
 
 
+def without_identity(block: str) -> str:
+    """A branch set less its identity branches, for where a paper forbids them whatever the shapes."""
+    return "+".join(term for term in BRANCH_SETS.get(block, block).split("+") if "identity" not in term)
+
+
 def kxk(spec: ConvSpec, factory: Factory) -> Branches:
     """The convolution itself: bn(KxK(x))."""
     return {"kxk": _conv_bn(spec, spec.kernel_size, factory)}
