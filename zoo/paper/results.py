@@ -24,17 +24,19 @@ Accuracies = dict[tuple[str, str | None], Accuracy]
 
 
 def read_results(files: Iterable[str | Path]) -> Accuracies:
-    """Read result files; where a network appears twice the later file counts.
+    """Read result files; of a network's records in one file the first counts, of its files the last.
 
     JSON: one record or a list of them. CSV: one record a line, named by the header. A record has `model`,
     `top1` and, if known, `top5` (per cent), `count` (images), and `block` where the branch set is not the
-    network's own. validate's JSON is such a record.
+    network's own. validate's files are such records: of each structure, weights and `distort`.
 
     Raises:
-        ValueError: unreadable file, missing or ill-typed key, or a record that is not of ImageNet's validation set.
+        ValueError: unreadable file, missing or ill-typed key, or a record of other images than ImageNet's validation
+            set, or of these distorted.
     """
     accuracies: Accuracies = {}
     for file in files:
+        found: Accuracies = {}
         for number, record in enumerate(_records(Path(file)), 1):
             where = f"{file}: record {number}"
             if not isinstance(record, dict):
@@ -46,9 +48,13 @@ def read_results(files: Iterable[str | Path]) -> Accuracies:
             top1 = _percent(record, "top1", where)
             if top1 is None:
                 raise ValueError(f"{where}: no key 'top1'; keys are {', '.join(record)}")
-            accuracies[str(record["model"]), record.get("block") or None] = Accuracy(
-                top1=top1, top5=_percent(record, "top5", where), file=str(file)
-            )
+            key = str(record["model"]), record.get("block") or None
+            if key in found:
+                continue
+            if (distort := record.get("distort")) not in (None, "", "none"):
+                raise ValueError(f"{where}: evaluated on distorted images ({distort}); validate without --distort")
+            found[key] = Accuracy(top1=top1, top5=_percent(record, "top5", where), file=str(file))
+        accuracies |= found
     return accuracies
 
 
@@ -62,6 +68,7 @@ def _records(file: Path) -> list[Any]:
         raise ValueError(f"{file}: cannot be read: {error.strerror}") from None
     except ValueError as error:
         raise ValueError(f"{file}: not a JSON or CSV file of results: {error}") from None
+    data = data.get("rows", data) if isinstance(data, dict) else data
     return data if isinstance(data, list) else [data]
 
 
