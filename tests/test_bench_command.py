@@ -81,6 +81,8 @@ def test_concat_add(capsys):
         (["latency", "--model", "repvgg_a0", "--seconds", "0"], "time bound must be positive"),
         (["latency", "--model", "repvgg_a0", "--results-file", "no/such/folder/a.json"], "folder of no/such"),
         (["latency", "--model", "repvgg_a0", "--results-file", "a.txt"], "must end in .json"),
+        (["latency", "--model", "repvgg_a0", "--report", "no/such/folder/a.html"], "folder of no/such"),
+        (["latency", "--model", "repvgg_a0", "--report", "a.pdf"], "a.pdf: a report ends in one of .md, .csv"),
         (["latency", "--model", "repvgg_a0", "repvgg_a1", "--checkpoint", "x.pth"], "one network: give one --model"),
         (["latency"], "required: --model"),
         (["lateny"], "invalid choice: 'lateny'"),

@@ -96,6 +96,22 @@ def test_accuracies_come_from_result_files(capsys, tmp_path: Path):
     }
 
 
+def test_validates_files_give_the_undistorted_accuracy_of_the_branch_set_they_are_of(tmp_path: Path):
+    """As validate writes them; of the rows with other weights or distortions the first is the network's."""
+    rows = [
+        {"model": "dbb_resnet18", "block": "kxk+1x1", "network": "raw/train", "distort": distort, "top1": top1}
+        for distort, top1 in (("none", 70.1), ("rot90", 40.0))
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"model": "dbb_resnet18", "top1": 70.1, "rows": rows}))
+    with (tmp_path / "a.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    for file in (tmp_path / "a.json", tmp_path / "a.csv"):
+        accuracy = Accuracy(top1=70.1, top5=None, file=str(file))
+        assert read_results([file]) == {("dbb_resnet18", "kxk+1x1"): accuracy}
+
+
 @pytest.mark.parametrize(
     "name, text, message",
     [
@@ -106,6 +122,8 @@ def test_accuracies_come_from_result_files(capsys, tmp_path: Path):
         ("a.json", '{"model": "m", "top1": 7041}', "top1 must be a number of per cent, got 7041"),
         ("a.json", '{"model": "m", "top1": 91, "count": 2000}', "evaluated on 2000 images, not on ImageNet's 50000"),
         ("a.json", "[1]", "expected an object with the keys model and top1, got 1"),
+        ("a.csv", "model,distort,top1\nm,rot90,40\n", "record 1: evaluated on distorted images (rot90)"),
+        ("a.json", '{"model": "m", "top1": 40, "rows": [{"model": "m", "top1": 40, "distort": "vflip"}]}', "(vflip)"),
         ("a.csv", "net,top1\nm,70\n", "no key 'model'; keys are net, top1"),
         ("missing.json", None, "cannot be read: No such file or directory"),
     ],
@@ -128,6 +146,8 @@ def test_a_bad_result_file_is_one_clear_line(capsys, tmp_path: Path, name: str, 
         (["repghost", "--measure-latency", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["repghost", "--rounds", "few"], "argument --rounds: invalid int value: 'few'"),
         (["dbb_table3", "--plot", "f.png"], "dbb_table3 has no accuracy-latency figure"),
+        (["repghost_figure", "--measure-latency", "--plot", "none/f.png"], "the folder of none/f.png does not exist"),
+        (["dbb_table3", "--output", "none/t.txt"], "the folder of none/t.txt does not exist"),
     ],
 )
 def test_bad_input_is_one_clear_line(capsys, argv: list[str], message: str):
@@ -136,7 +156,8 @@ def test_bad_input_is_one_clear_line(capsys, argv: list[str], message: str):
 
 
 def test_a_file_that_cannot_be_written_is_one_clear_line(capsys, tmp_path: Path):
-    code, _, err = run(capsys, "dbb_table3", "--output", str(tmp_path / "none" / "t.txt"))
+    (tmp_path / "t.txt").mkdir()
+    code, _, err = run(capsys, "dbb_table3", "--output", str(tmp_path / "t.txt"))
     assert code == 1 and err.count("\n") == 1 and "t.txt" in err
 
 

@@ -33,9 +33,7 @@ def write_report(results: Sequence[Result], path: str | Path) -> list[Path]:
         ValueError: Another suffix.
         OSError: A file could not be written.
     """
-    path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise ValueError(f"{path}: a report ends in one of {', '.join(SUFFIXES)}")
+    path = check_suffix(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         return _write_pngs(results, path)
@@ -43,6 +41,14 @@ def write_report(results: Sequence[Result], path: str | Path) -> list[Path]:
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return [path]
+
+
+def check_suffix(path: str | Path) -> Path:
+    """The path of a report. Raises: ValueError, if its suffix names no format of ours."""
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path}: a report ends in one of {', '.join(SUFFIXES)}")
+    return path
 
 
 def _write_pngs(results: Sequence[Result], path: Path) -> list[Path]:

@@ -9,11 +9,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.cli.benchmark_options import parser
-from zoo.cli.errors import UsageError, report
+from zoo.cli.errors import UsageError, check_folders, report
 
 if TYPE_CHECKING:
     from zoo.bench.timing import Plan
@@ -156,9 +155,11 @@ def _report(options: Options) -> Result:
 def _plan(options: Options) -> Plan:
     from zoo.bench.timing import Plan
 
-    for file in (options.results_file, options.report):
-        if file and not Path(file).resolve().parent.is_dir():
-            raise UsageError(f"the folder of {file} does not exist")
+    check_folders(options.results_file, options.report)
+    if options.report:
+        from zoo.bench.report import check_suffix
+
+        check_suffix(options.report)
     if options.results_file and not options.results_file.endswith(".json"):
         raise UsageError(f"--results-file {options.results_file} must end in .json; --report writes other formats")
     return Plan(rounds=options.rounds, seconds=options.seconds, warmup_seconds=options.warmup_seconds)
@@ -259,13 +260,13 @@ def _finish(kind: str, rows: list[dict[str, Any]], options: Options, **extra: An
     result = document(kind, rows, **extra)
     if options.results_file:
         write(options.results_file, result)
-    if options.report:
-        write_report([result], options.report)
     for table in tables(result):
         print(f"{table.title}\n{console(table)}\n")
     if "repeatability" in result:
         r = result["repeatability"]
         print(f"{r['within']} of {r['compared']} repeated ratios lie in the interval that another run stated\n")
+    if options.report:
+        write_report([result], options.report)
     brief = [{key: value for key, value in row.items() if key != "samples"} for row in result["rows"]]
     return {**result, "rows": brief}
 

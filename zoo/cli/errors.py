@@ -3,12 +3,20 @@
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 USAGE, RUNTIME = 2, 1
 
 
 class UsageError(ValueError):
     """The user asked for something impossible: exit code 2."""
+
+
+def check_folders(*files: str | None) -> None:
+    """Refuse a file that nobody can write before the work, not after it. Raises: UsageError."""
+    for file in files:
+        if file is not None and not Path(file).resolve().parent.is_dir():
+            raise UsageError(f"the folder of {file} does not exist")
 
 
 def report(program: str, body: Callable[[], int]) -> int:
@@ -29,9 +37,10 @@ def report(program: str, body: Callable[[], int]) -> int:
         return _fail(program, error, USAGE)
     except OSError as error:
         return _fail(program, error, RUNTIME)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if _out_of_memory(error):
-            return _fail(program, MemoryError(f"out of memory: {error}; lower --batch-size or --img-size"), RUNTIME)
+            what = ": ".join(filter(None, ("out of memory", str(error))))
+            return _fail(program, MemoryError(f"{what}; lower --batch-size or --img-size"), RUNTIME)
         if not type(error).__module__.startswith("zoo."):
             raise
         return _fail(program, error, getattr(error, "exit_code", RUNTIME))
@@ -47,5 +56,6 @@ def _fail(program: str, error: BaseException, code: int) -> int:
     return code
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+def _out_of_memory(error: Exception) -> bool:
+    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return known or "can't allocate memory" in str(error)

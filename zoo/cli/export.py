@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from zoo.cli.errors import UsageError, report
+from zoo.cli.errors import UsageError, check_folders, report
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,14 +61,17 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("batch_size", "calibration_images", "img_size", "opset"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    check_folders(options.output)
 
     from zoo.export.engines import check_name  # torch only now: --help and mistakes answer at once
-    from zoo.export.files import STRUCTURES, export_file
+    from zoo.export.files import STRUCTURES, check_request, export_file
 
     check_name("structure", options.structure, (*STRUCTURES, "both"))
+    structures = STRUCTURES if options.structure == "both" else (options.structure,)
+    for structure in structures:
+        check_request(Path(options.output), options.format, structure, options.precision, options.opset)
     name, model, checkpoint = _network(options)
     example = _example(model, checkpoint, options)
-    structures = STRUCTURES if options.structure == "both" else (options.structure,)
     if "train" in structures:
         _require_branches(model, name)
     files = [

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from zoo.cli.errors import UsageError, report
+from zoo.cli.errors import UsageError, check_folders, report
 from zoo.paper import tables
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def main(argv: list[str]) -> int:
 
 def _main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
+    check_folders(options.output, options.plot)
     if options.table is None:
         return _list()
     table = tables.table(options.table)

@@ -78,7 +78,7 @@ def export_file(
         OSError: The file could not be written; what was there before is left.
     """
     path = Path(path)
-    _check(path, format, structure, precision, opset)
+    check_request(path, format, structure, precision, opset)
     batches = calibration_batches(calibration, example) if precision == "int8" else ()
     deployed = deployed_network(model, example)
     source = Source(deployed if structure == "deployed" else model, example, batches)
@@ -107,7 +107,8 @@ def export_file(
     return ExportedFile(str(path), format, structure, precision, shape, num_bytes, nodes, parity)
 
 
-def _check(path: Path, format: str, structure: str, precision: str, opset: int | None) -> None:
+def check_request(path: Path, format: str, structure: str, precision: str, opset: int | None) -> None:
+    """Refuse what `export_file` cannot write, before there is a network. Raises: ValueError."""
     check_name("format", format, tuple(SUFFIXES))
     check_name("structure", structure, STRUCTURES)
     check_name(f"precision of {format}", precision, FILE_PRECISIONS[format])
