@@ -136,6 +136,11 @@ def test_png_plots_are_written(tmp_path):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
 
 
+def test_a_result_names_the_program_that_made_it(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/usr/bin/zoo", "benchmark", "latency", "--model", "repvgg_a0"])
+    assert document("latency", [])["command"] == "zoo benchmark latency --model repvgg_a0"
+
+
 def test_the_command_prints_markdown(tmp_path, capsys):
     write(tmp_path / "train.json", bench_results.train())
     assert report.main([str(tmp_path / "train.json")]) == 0

@@ -1,13 +1,16 @@
 """The timing loop, with clocks and calls whose times are known."""
 
+import itertools
 import math
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 from torch.utils import benchmark
 
+from zoo.bench import profile
 from zoo.bench.timing import (
     MIN_SAMPLE,
     CpuTimes,
@@ -156,3 +159,27 @@ def test_work_of_other_processes_is_told_from_ours(tmp_path):
 def test_unknown_load_is_not_a_number(tmp_path):
     assert cpu_times(tmp_path / "absent") is None
     assert math.isnan(other_cpus(None, CpuTimes(1.0, 1.0, 1.0)))
+
+
+def test_a_layer_called_twice_lasts_the_sum(monkeypatch):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.unused = nn.Conv2d(2, 2, 1), nn.ReLU()
+
+        def forward(self, x):
+            return self.conv(self.conv(x))
+
+    ticks = itertools.count()  # every reading of the clock is one second later
+    monkeypatch.setattr(profile.Recorder, "_now", lambda self, args: float(next(ticks)))
+    recorder = profile.Recorder(Twice())
+    for _ in range(3):
+        with recorder.watching():
+            recorder.model(torch.ones(1, 2, 4, 4))
+    assert recorder.seconds == {"": [5.0] * 3, "conv": [2.0] * 3, "unused": [0.0] * 3}
+    rows = list(profile._rows(recorder, 2))
+    assert {row["name"]: (row["n"], row["median"]) for row in rows if row["level"] == "layer"} == {"conv": (2, 2.0)}
+    assert {row["kind"]: row["median"] for row in rows if row["level"] == "kind"} == {
+        "conv 1x1": 2.0,
+        profile.OUTSIDE: 3.0,
+    }

@@ -55,10 +55,6 @@ SHAPES = (
 )
 """GhostNet 1.0x at 224² (arXiv 1911.11907, table 1): half of each expansion width at the side it is computed at."""
 
-LAYOUTS = ("nchw", "nhwc")
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-ENGINES = tuple(JOINS)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Case:

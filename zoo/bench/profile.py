@@ -58,9 +58,10 @@ class Recorder:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Hooks are in place within."""
+        """Within is one call of the network; what it calls more than once lasts the sum."""
         handles = []
         for name in ["", *self.levels]:
+            self.seconds[name].append(0.0)
             module = self.model.get_submodule(name)
             handles += [
                 module.register_forward_pre_hook(self._before(name)),
@@ -80,7 +81,7 @@ class Recorder:
 
     def _after(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.seconds[name].append(self._now(args) - self._started[name])
+            self.seconds[name][-1] += self._now(args) - self._started[name]
 
         return hook
 
@@ -155,7 +156,7 @@ def _rows(recorder: Recorder, kept: int) -> Iterator[Row]:
     kinds: dict[str, list[float]] = defaultdict(lambda: [0.0] * kept)
     for name, level in recorder.levels.items():
         seconds, module = recorder.seconds[name][-kept:], recorder.model.get_submodule(name)
-        if len(seconds) < kept:  # not called in a forward pass
+        if not any(seconds):  # not called in a forward pass
             continue
         yield row(level, name, kind_of(module), seconds)
         inner = level == "block" or (level == "branch" and next(module.children(), None) is not None)

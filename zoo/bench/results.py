@@ -24,11 +24,11 @@ def document(kind: str, rows: list[Row], **extra: Any) -> dict[str, Any]:
     """A result with its provenance.
 
     Args:
-        kind: latency, concat-add, train, profile or paper: which tables and plots `report` makes of it.
+        kind: latency, concat-add, train or profile: which tables and plots `report` makes of it.
         rows: JSON-able; NaN becomes null.
         extra: Anything else of this kind (peaks, warnings, settings).
     """
-    command = " ".join(["benchmark.py", *sys.argv[1:]])
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     head = {"schema": SCHEMA, "kind": kind, "command": command, "environment": environment()}
     return without_nan({**head, **extra, "rows": rows})
 

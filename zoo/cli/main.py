@@ -15,7 +15,7 @@ COMMANDS = {
     "deploy": ("deploy", "turn a train structure into the deployed one, with proof"),
     "expand": ("expand", "give a plain network branches, its function preserved"),
     "convert-checkpoint": ("convert_checkpoint", "rewrite a checkpoint of another layout"),
-    "export": ("export", "write ONNX, OpenVINO or torch.export files"),
+    "export": ("export", "write ONNX or OpenVINO files"),
 }
 
 
