@@ -129,6 +129,17 @@ def test_validate_distorts_counts_per_class_and_writes_tables(run, capsys, tmp_p
     assert len(files["results.csv"].read_text().splitlines()) == 5
 
 
+def test_validates_results_name_network_and_branch_set(capsys, tmp_path):
+    file = tmp_path / "r.csv"
+    code, output = validate(capsys, "--model", "repvgg_tiny", "--block", "acb", *SET, "--results-file", str(file))
+    results = last_json(output.out)
+    rows = [*results["rows"], *csv.DictReader(file.read_text().splitlines())]
+    assert code == 0 and len(rows) == 2
+    assert {(found["model"], found["block"]) for found in (results, *rows)} == {("repvgg_tiny", "acb")}
+    plain = last_json(validate(capsys, "--model", "repvgg_tiny", *SET)[1].out)
+    assert plain["model"] == "repvgg_tiny" and "block" not in plain
+
+
 def test_recalibrated_batchnorm_is_that_of_the_training_images(run, capsys):
     folder, _ = run
     common = ["--checkpoint", str(folder / "run" / "last.pt"), *SET, "--use-ema", "raw"]
@@ -205,9 +216,11 @@ def test_exit_codes_tell_mistakes_from_mishaps(capsys):
     assert report("x", raising(FileNotFoundError(2, "No such file", "a.pt"))) == 2
     assert report("x", raising(OSError(28, "No space left on device", "a.pt"))) == 1
     assert report("x", raising(torch.OutOfMemoryError("16 GB"))) == 1
+    assert report("x", raising(MemoryError())) == 1
     assert report("x", raising(KeyboardInterrupt())) == 130
     lines = capsys.readouterr().err.splitlines()
     assert lines[2:4] == ["x: error: a.pt: No such file", "x: error: a.pt: No space left on device"]
+    assert lines[5] == "x: error: out of memory; lower --batch-size or --img-size"
     with pytest.raises(RuntimeError, match="a bug"):
         report("x", raising(RuntimeError("a bug")))
 

@@ -32,8 +32,9 @@ def _main(argv: list[str]) -> int:
     if not Processes.from_environment().is_first:
         return 0
     rows: list[dict[str, Any]] = []
+    judged = {"model": judgement.model} | ({"block": judgement.block} if judgement.block else {})
     for (name, distort), predictions in judgement.predictions.items():
-        row = {"network": name, "distort": distort, **predictions.to_dict(), "params": judgement.params[name]}
+        row = {**judged, "network": name, "distort": distort, **predictions.to_dict(), "params": judgement.params[name]}
         if judgement.real_top1:
             row["real_top1"] = judgement.real_top1[name, distort]
         rows.append(row)
@@ -48,7 +49,7 @@ def _main(argv: list[str]) -> int:
     if agreements:
         print(markdown(agreements))
     results = {
-        "model": judgement.model,
+        **judged,
         "checkpoint": config.model.checkpoint,
         "top1": rows[0]["top1"],
         "top5": rows[0]["top5"],

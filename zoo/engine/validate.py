@@ -30,6 +30,8 @@ class Judgement:
     """What `validate` found; keys of the dicts are (weights/structure, distortion)."""
 
     model: str
+    block: str | None
+    """its branch set, if not its own"""
     predictions: dict[tuple[str, str], Predictions]
     agreements: dict[tuple[str, str], Agreement]
     """of train and deployed structure; keys are (weights, distortion)"""
@@ -72,6 +74,7 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
     pairs = [(f"{name}/train", f"{name}/deployed") for name in weights if config.judge.structure == "both"]
     judgement = Judgement(
         model=config.model.model or "",
+        block=config.model.block,
         predictions={},
         agreements={},
         real_top1={},
