@@ -66,10 +66,7 @@ def test_both_structures_are_written_and_their_difference_printed(
         (["CHECKPOINT", "--output", "net.onnx", "--precision", "int8"], "--data-dir, --dataset, or --random"),
         (["missing.pth", "--output", "nope/net.onnx"], "the folder of nope/net.onnx does not exist"),
         (["missing.pth", "--output", "net.xml"], "the name of an onnx file ends in .onnx"),
-        (
-            ["missing.pth", "--output", "net.onnx", "--structure", "both", "--precision", "int8"],
-            "int8 is made from the",
-        ),
+        (["missing.pth", "--output", "net.onnx", "--structure", "both", "--precision", "int8"], "int8 is made from"),
         (["CHECKPOINT", "--output", "net.onnx", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["CHECKPOINT", "--output", "net.onnx", "--model", "repvgg_a"], "unknown model 'repvgg_a'"),
     ],
