@@ -183,3 +183,19 @@ def test_concatenating_grouped_kernels_is_refused():
 def test_a_spec_whose_groups_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="groups=3"):
         ConvSpec(in_channels=8, out_channels=8, kernel_size=3, groups=3)
+
+
+def test_kernels_of_different_geometry_do_not_join():
+    with pytest.raises(ValueError, match="geometry"):
+        add([kernel(4), kernel(8)])
+    with pytest.raises(ValueError, match="geometry"):
+        add([kernel(), kernel(size=(3, 3))])
+    with pytest.raises(ValueError, match="geometry"):
+        concatenate([kernel(), kernel(stride=(2, 2))])
+    assert concatenate([kernel(4), kernel(8)]).out_channels == 12
+
+
+@pytest.mark.parametrize("value", ["same", (1, 1, 1), 1.5])
+def test_a_spec_takes_numbers_or_pairs(value):
+    with pytest.raises(ValueError, match=r"padding=.* neither an integer nor a pair"):
+        ConvSpec(in_channels=8, out_channels=8, kernel_size=3, padding=value)

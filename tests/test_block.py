@@ -18,6 +18,7 @@ from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import BRANCH_SETS, build_block
 from zoo.reparam.fold import fold
 from zoo.reparam.layers import BatchNormPad2d
+from zoo.reparam.verify import prove_block
 
 EVERYTHING = "kxk*2+1x1+asym+avg+identity+bare_identity+1x1_kxk"
 SPEC = ConvSpec(in_channels=8, out_channels=8, kernel_size=3, padding=1)
@@ -129,6 +130,11 @@ def test_a_conv_with_bias_folds():
     assert_folds(block.eval())
 
 
+class NormReLU(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
 class Scaled(nn.Conv2d):
     def forward(self, input):
         return 2 * super().forward(input)
@@ -143,6 +149,9 @@ class Scaled(nn.Conv2d):
         (nn.Conv2d(8, 8, 3, padding=2), "whole taps"),
         (nn.Conv2d(8, 8, 3, padding=1, stride=2), "stride"),
         (nn.AvgPool2d(3, 1, 1, count_include_pad=False), "divide"),
+        (nn.Conv2d(4, 8, 3, padding=1), r"\(4, 8\) channels"),
+        (nn.Conv2d(8, 4, 3, padding=1), r"\(8, 4\)"),
+        (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), NormReLU(8)), "NormReLU computes its normalisation in a way"),
     ],
 )
 def test_a_branch_that_cannot_fold_is_refused_when_the_block_is_built(branch, reason):
@@ -216,6 +225,39 @@ def test_branches_exist_where_the_papers_have_them():
     assert list(build_block(depthwise, "dbb").branches) == ["kxk", "avg", "1x1_kxk"]
     assert build_block(depthwise, "dbb").branches["1x1_kxk"].conv1.out_channels == 16
     assert list(build_block(SPEC, "kxk*4+1x1").branches) == ["kxk", "kxk_2", "kxk_3", "kxk_4", "1x1"]
+
+
+def test_branch_sets_may_be_spaced():
+    assert list(build_block(SPEC, "kxk * 2 + 1x1").branches) == ["kxk", "kxk_2", "1x1"]
+
+
+@pytest.mark.parametrize(
+    "block, message",
+    [
+        ("kxk+1x1+kxk", "two branches 'kxk': repeat a branch by `\\*2`"),
+        ("kxk*2+kxk", "two branches 'kxk'"),
+        ("1x1+mix1x1", "two branches '1x1'"),
+        ("kxk*two", "`\\*` takes a positive number, not 'two'"),
+        ("kxk*0", "not '0'"),
+        ("kxk*", "not ''"),
+    ],
+)
+def test_a_branch_set_that_is_not_what_it_says_is_refused(block, message):
+    with pytest.raises(ValueError, match=message):
+        build_block(SPEC, block)
+
+
+def test_single_init_without_the_conv_itself_is_refused():
+    with pytest.raises(ValueError, match="'kxk' branch alone, which block '1x1\\+avg' does not have"):
+        build_block(SPEC, "1x1+avg", single_init=True)
+
+
+def test_an_empty_branch_is_the_identity_and_a_block_needs_no_parameters():
+    spec = ConvSpec(in_channels=8, out_channels=8, kernel_size=1)
+    block = MultiBranchConv2d(spec, {"empty": nn.Sequential()}).eval()
+    conv = block.fuse()
+    assert torch.equal(conv.weight[:, :, 0, 0], torch.eye(8)) and torch.equal(conv.bias, torch.zeros(8))
+    assert prove_block(block) == 0
 
 
 def test_an_unknown_block_names_near_ones():

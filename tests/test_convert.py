@@ -236,6 +236,31 @@ def test_impossible_requests_are_refused():
         zoo.convert(model, "dbb", example=images, init="preserve", single_init=True)
 
 
+def test_an_activation_in_a_norm_of_the_users_own_is_kept():
+    class NormReLU(nn.BatchNorm2d):
+        def forward(self, input):
+            return super().forward(input).relu()
+
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), NormReLU(8))
+    model, report = convert_with_report(plain, "acb", example=IMAGES.float())
+    assert report.replaced[0].norm is None and isinstance(model.get_submodule("1"), NormReLU)
+    assert model.eval()(IMAGES.float()).min() >= 0
+
+
+def test_a_norm_beside_which_the_convolutions_output_is_answered_stays():
+    class OutputToo(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.bn(y), y
+
+    model, report = convert_with_report(OutputToo(), "acb", example=IMAGES.float())
+    assert report.replaced[0].norm is None and isinstance(model.get_submodule("bn"), nn.BatchNorm2d)
+
+
 def test_recurrent_and_one_dimensional_layers_are_untouched():
     class Mixed(nn.Module):
         def __init__(self):

@@ -11,7 +11,9 @@ from torch import nn
 
 import zoo
 from tests.blocks import fill_convs, randomise
+from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.block import MultiBranchConv2d
+from zoo.reparam.branches import build_block
 from zoo.reparam.layers import TrainingOnly
 from zoo.reparam.pairs import conv_norm_pairs
 from zoo.reparam.verify import BLOCK_TOLERANCE, relative_error
@@ -172,3 +174,109 @@ def test_only_a_conv_that_the_norm_alone_reads_is_paired():
 def test_a_network_that_does_not_run_on_the_example_is_refused():
     with pytest.raises(ValueError, match="does not run on an input of"):
         conv_norm_pairs(nn.Sequential(nn.Conv2d(4, 4, 3)), IMAGES)
+
+
+class Aliased(nn.Module):
+    """A block, and a convolution with its BatchNorm, that are each known by two names and run by the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.rep = build_block(ConvSpec(in_channels=3, out_channels=3, kernel_size=3, padding=1))
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.layers = nn.Sequential(self.rep, nn.ReLU(), self.conv, self.norm)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def test_a_module_of_several_names_deploys_under_each():
+    model = randomise(Aliased()).eval()
+    deployed, report = zoo.deploy_with_report(model, IMAGES)
+    assert zoo.is_deployed(deployed) and report.folded_norms == 1
+    assert [type(layer) for layer in deployed.layers] == [nn.Conv2d, nn.ReLU, nn.Conv2d, nn.Identity]
+    assert deployed.rep is deployed.layers[0] and deployed.conv is deployed.layers[2]
+    assert relative_error(deployed(IMAGES), model(IMAGES)) < 1e-5
+
+
+def test_blocks_that_only_training_uses_are_emptied_with_the_rest():
+    model = tiny()
+    model.auxiliary = TrainingOnly([build_block(ConvSpec(in_channels=3, out_channels=3, kernel_size=3))])
+    deployed, report = zoo.deploy_with_report(model.eval())
+    assert len(deployed.auxiliary) == 0 and len(report.blocks) == 8
+
+
+class NormReLU(nn.BatchNorm2d):
+    def forward(self, input):
+        return super().forward(input).relu()
+
+
+class OutputToo(nn.Module):
+    """Answers with the convolution's own output beside the normalised one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.bn(y), y
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 3), NormReLU(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
+        nn.Sequential(timm.layers.StdConv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        OutputToo(),
+    ],
+    ids=["own forward", "batch statistics", "standardised", "weight norm", "output"],
+)
+def test_a_pair_that_cannot_be_folded_is_left(pair):
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), pair)
+    randomise(model).eval()
+    deployed, report = zoo.deploy_with_report(model, IMAGES)
+    assert report.folded_norms == 1
+    assert relative_error(deployed(IMAGES), model(IMAGES)) < 1e-5
+
+
+def test_a_convolution_that_pads_by_the_size_of_its_input_is_folded():
+    model = randomise(nn.Sequential(timm.layers.Conv2dSame(3, 4, 3, stride=2), nn.BatchNorm2d(4))).eval()
+    assert zoo.deploy_with_report(model, IMAGES)[1].folded_norms == 1
+
+
+class Branching(nn.Module):
+    """Asks for values, which the meta device has none of, and keeps a tensor that is no buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.shift = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), torch.ones(4, 1, 1)
+
+    def forward(self, x):
+        x = self.bn(self.conv(x)) + self.shift
+        return x if x.sum() > 0 else -x
+
+
+def test_a_network_that_does_not_run_on_meta_deploys_and_is_counted():
+    _, report = zoo.deploy_with_report(randomise(Branching()).eval(), IMAGES)
+    assert report.folded_norms == 1
+    assert report.params == (3 * 4 * 9 + 4 + 8, 3 * 4 * 9 + 4)
+    assert report.macs == (27 * 4 * 900, 27 * 4 * 900)
+
+
+def test_a_network_without_parameters_deploys():
+    _, report = zoo.deploy_with_report(nn.Sequential(nn.ReLU()).eval())
+    assert report.params == (0, 0) and report.relative_error == 0
+
+
+@pytest.mark.parametrize("error", [AssertionError("size"), TypeError("type"), ValueError("value"), IndexError("index")])
+def test_whatever_a_network_raises_for_its_input_is_one_message(error):
+    class Picky(nn.Module):
+        def forward(self, x):
+            raise error
+
+    with pytest.raises(
+        ValueError, match=rf"Picky does not run on an input of \(2, 3, 32, 32\): {error}; pass `example=`"
+    ):
+        conv_norm_pairs(Picky(), IMAGES)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from training import fresh_process, run_rank_in_child
 
+import zoo
 from zoo.engine import checkpoint
 from zoo.engine.distributed import CpuSyncBatchNorm2d, synchronise_batchnorm
 
@@ -88,6 +89,7 @@ def test_synchronising_on_the_cpu_keeps_keys_weights_and_the_eval_answer():
     model = synchronise_batchnorm(model, torch.device("cpu"))
     assert isinstance(model[1], CpuSyncBatchNorm2d)
     assert list(model.state_dict()) == keys and torch.equal(model(x), before)
+    assert zoo.deploy_with_report(model, x)[1].folded_norms == 1
 
 
 def test_a_norm_that_only_gpus_synchronise_is_named():

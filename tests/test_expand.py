@@ -180,6 +180,32 @@ def test_blocks_that_cannot_hold_the_rest_are_refused(block, message):
         zoo.expand(plain, block, example=FEW)
 
 
+def test_without_calibration_images_like_the_example_are_drawn():
+    plain = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3)).double()
+    images = torch.randn(2, 1, 12, 12, dtype=torch.float64, generator=GENERATOR)
+    model = zoo.expand(randomise(plain).eval(), "acb", example=images)
+    assert relative_error(model(images), plain(images)) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "calibration, message",
+    [
+        ([(IMAGES[:4], torch.zeros(4))], "got a tuple: leave labels out"),
+        (iter(()), "calibration holds no images"),
+    ],
+)
+def test_calibration_that_is_no_images_is_refused(calibration, message):
+    plain = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)).double()
+    with pytest.raises(ValueError, match=message):
+        zoo.expand(plain, "acb", example=FEW, calibration=calibration)
+
+
+def test_a_network_without_weights_is_refused():
+    plain = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)).to("meta")
+    with pytest.raises(ValueError, match="on the meta device, without weights"):
+        zoo.expand(plain, "acb", example=FEW.to("meta"))
+
+
 def test_a_wrong_expansion_is_caught(monkeypatch):
     monkeypatch.setattr("zoo.reparam.expand._channel_norm", lambda weight: weight.flatten(1).norm(dim=1) + torch.nan)
     plain = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)).double()

@@ -22,11 +22,25 @@ def test_a_name_is_registered_once():
         zoo.register_model(lambda **kwargs: None, name="repvgg_a0")
 
 
+def test_a_name_in_the_builders_place_is_refused():
+    with pytest.raises(ValueError, match=r"takes a builder, not 'mynet': write @zoo\.register_model\(name="):
+        zoo.register_model("mynet")
+
+
 def test_timm_creates_our_networks_and_keeps_its_own():
     ours = timm.create_model("zoo_repvgg_tiny", num_classes=7)
     assert type(ours).__module__ == "zoo.models.repvgg"
     assert ours(torch.randn(2, 3, 32, 32)).shape == (2, 7)
     assert type(timm.create_model("repvgg_a0", device="meta")).__module__ == "timm.models.byobnet"
+
+
+def test_another_librarys_network_has_the_classes_asked_for_whatever_its_checkpoint_has(tmp_path):
+    source = timm.create_model("test_resnet", num_classes=7)
+    torch.save(source.state_dict(), tmp_path / "seven.pth")
+    for wanted, found in ((3, 3), (None, 7)):
+        network = zoo.create_model("timm/test_resnet", checkpoint=tmp_path / "seven.pth", num_classes=wanted)
+        assert network.fc.weight.shape[0] == found
+        assert torch.equal(network.conv1[0].weight, source.conv1[0].weight)
 
 
 def test_every_registered_network_is_in_timm_under_its_own_name():
@@ -61,6 +75,18 @@ def test_features_come_from_every_stage_in_both_structures(deploy):
 def test_networks_of_timm_and_torchvision_are_named_by_library():
     assert type(zoo.create_model("timm/resnet18", num_classes=3, device="meta")).__module__ == "timm.models.resnet"
     assert zoo.create_model("torchvision/resnet18", num_classes=3).fc.out_features == 3
+
+
+def test_a_network_for_other_channels_says_so_and_its_features_deploy():
+    model = zoo.create_model("repvgg_tiny", in_chans=1, features_only=True).eval()
+    assert model.pretrained_cfg["input_size"] == (1, 32, 32)
+    assert [m.shape[1] for m in zoo.deploy(model)(torch.zeros(1, 1, 32, 32))] == [24, 24, 48, 96, 192]
+    assert zoo.create_model("repvgg_tiny").pretrained_cfg["input_size"] == (3, 32, 32)
+
+
+def test_an_empty_checkpoints_name_is_not_taken_for_none():
+    with pytest.raises(zoo.CheckpointError):
+        zoo.create_model("repvgg_tiny", checkpoint="")
 
 
 def test_pretrained_and_checkpoint_exclude_each_other():

@@ -15,10 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Network = TypeVar("Network", bound=nn.Module)
+Result = TypeVar("Result")
+
+DOES_NOT_RUN = (RuntimeError, TypeError, ValueError, LookupError, AssertionError)
+"""What networks raise for an input they do not take; timm asserts the sizes of images."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +42,17 @@ class Cost:
 def count(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     """Count the cost of `model` in eval mode for one input of shape `input_size` = (channels, height, width).
 
-    `model` may live on any device, meta included; it is neither changed nor copied with its weights, so the
-    largest network takes seconds and no memory. Operations inside attention (bmm) are not counted.
+    `model` may live on any device, meta included; it is neither changed nor, where it runs on the meta device, copied
+    with its weights, so the largest network takes seconds and no memory. Operations inside attention (bmm) are not
+    counted.
 
     Raises:
-        ValueError: `input_size` is not three positive integers.
+        ValueError: `input_size` is not three positive integers, or the network does not run on it.
     """
     if len(input_size) != 3 or min(input_size) < 1:
         raise ValueError(f"input_size must be positive (channels, height, width), got {tuple(input_size)}")
-    twin = meta_twin(model).eval()
-    dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
-    counter = _Counter()
-    with torch.no_grad(), counter:
-        twin(torch.empty(1, *input_size, dtype=dtype, device="meta"))
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    counter = run_on_twin(model, torch.zeros(1, *input_size, dtype=like.dtype, device=like.device), _count)
     params = sum(p.numel() for p in model.parameters())
     return Cost(params, counter.macs, counter.winograd_muls)
 
@@ -60,6 +62,31 @@ def meta_twin(model: Network) -> Network:
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()}
     memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
     return copy.deepcopy(model, memo)
+
+
+def run_on_twin(model: Network, images: Tensor, run: Callable[[Network, Tensor], Result]) -> Result:
+    """`run(twin, images)` with a copy of a network in eval mode, on the meta device if it runs there.
+
+    Raises:
+        ValueError: The network does not run on such images.
+    """
+    try:
+        return run(meta_twin(model).eval(), images.to("meta"))
+    except DOES_NOT_RUN:  # data-dependent code, tensors that are not buffers
+        pass
+    try:
+        return run(copy.deepcopy(model).eval(), images)
+    except DOES_NOT_RUN as error:
+        raise ValueError(
+            f"{type(model).__name__} does not run on an input of {tuple(images.shape)}: {error}; "
+            "pass `example=`, images (N, C, H, W) it accepts"
+        ) from error
+
+
+def _count(model: nn.Module, images: Tensor) -> _Counter:
+    with torch.no_grad(), _Counter() as counter:
+        model(images)
+    return counter
 
 
 class _Counter(TorchDispatchMode):

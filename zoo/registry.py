@@ -75,10 +75,12 @@ def register_model(builder: Builder | None = None, *, name: str | None = None, f
         cfg: Entries of timm's `pretrained_cfg` that differ from ImageNet's at 224 pixels.
 
     Raises:
-        ValueError: The name is taken.
+        ValueError: The name is taken, or given in the builder's place.
     """
     if builder is None:
         return lambda function: register_model(function, name=name, family=family, **cfg)
+    if not callable(builder):
+        raise ValueError(f"register_model takes a builder, not {builder!r}: write @zoo.register_model(name=...)")
     name = name or builder.__name__
     if name in _ENTRIES:
         raise ValueError(f"a model named {name!r} is registered already")
@@ -144,7 +146,8 @@ def create_model(
         checkpoint: A file in any layout we know: ours, the official repositories', timm's; of either structure,
             which is recognised. A deployed checkpoint gives a deployed network. Also what `read_checkpoint` returns.
             The number of classes is the file's, unless `num_classes` asks for another: then the classifier is fresh.
-        deploy: Return the deployed structure; with weights, proven equal.
+        deploy: Return the deployed structure, in eval mode. With a checkpoint's or published weights it is proven
+            equal; of random ones the proof is skipped (`zoo.deploy` makes it).
         block: Build with this branch set instead of the network's own; a network that has none is converted
             (see `zoo.convert`).
         features_only: Return the feature maps at `out_indices` (default: all taps) instead of logits.
@@ -153,16 +156,18 @@ def create_model(
     Raises:
         UnknownModelError: No such name.
         CheckpointError: The file is missing, unreadable or of another network; says which keys differ.
+        ValueError: `pretrained` and `checkpoint` both; an unknown block or one that fits nowhere; `features_only` of a
+            network without feature taps; what else the builder refuses.
         EquivalenceError: A deployed network did not prove equal.
     """
-    if pretrained and checkpoint:
+    if pretrained and checkpoint is not None:
         raise ValueError("pass pretrained=True or checkpoint=PATH, not both")
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     foreign = "/" in name
     if pretrained and foreign:
         kwargs |= {"pretrained": True} if name.startswith("timm/") else {"weights": "DEFAULT"}
     source = fetch_pretrained(name) if pretrained and not foreign else checkpoint
-    if source:
+    if source is not None:
         model = _load(name, source, block, **kwargs)
     else:
         model = _build(name, block, **kwargs)
@@ -179,7 +184,8 @@ def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwarg
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
     if "/" in name:
-        return load_checkpoint(_build(name, block, **kwargs), checkpoint, name=name)
+        model = _build(name, block, **kwargs)
+        return load_checkpoint(model, checkpoint, num_classes=kwargs.get("num_classes"), name=name)
     if checkpoint.model in (name, model_entry(name).name):
         kwargs = {**checkpoint.metadata.get("model_kwargs", {}), **kwargs}
         block = block or checkpoint.metadata.get("block")
@@ -203,7 +209,9 @@ def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
         if block and "block" in inspect.signature(entry.builder).parameters:
             kwargs, block = {**kwargs, "block": block}, None
         model: Any = entry.builder(**kwargs)
-        model.pretrained_cfg = model.default_cfg = {**entry.cfg, "architecture": entry.timm_name}
+        channels, *size = entry.cfg["input_size"]
+        cfg = {"architecture": entry.timm_name, "input_size": (kwargs.get("in_chans", channels), *size)}
+        model.pretrained_cfg = model.default_cfg = {**entry.cfg, **cfg}
     return convert(model, block) if block else model
 
 

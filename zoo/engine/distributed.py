@@ -13,6 +13,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
 from zoo.engine.messages import first_line
+from zoo.reparam.fold import NORM_FORWARDS
 
 
 class WorkerLostError(RuntimeError):
@@ -144,6 +145,9 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         if self.affine:
             y = y * self.weight[:, None, None] + self.bias[:, None, None]
         return y.to(input.dtype)
+
+
+NORM_FORWARDS.add(CpuSyncBatchNorm2d.forward)  # in eval mode BatchNorm2d's own
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:

@@ -1,8 +1,8 @@
 """The algebra of structural re-parameterization: convolutions as values.
 
-A branch of a re-parameterizable block is a chain of linear layers, so it *is* one convolution with a bias:
-an `AffineKernel`. Chains compose, branches add. The six transforms are those of Diverse Branch Block
-(arXiv 2103.13425, section 3.2), of which RepVGG (arXiv 2101.03697) and ACNet (arXiv 1908.03930) use I, II and VI:
+A branch of a re-parameterizable block is a chain of linear layers, so it *is* one convolution with a bias: an
+`AffineKernel`. Chains compose, branches add. The six transforms are those of Diverse Branch Block (arXiv 2103.13425,
+section 3.2), of which RepVGG (arXiv 2101.03697) and ACNet (arXiv 1908.03930) use I, II and VI:
 
     I    conv, then BatchNorm             compose(conv, per_channel(scale, shift))
     II   sum of branches                  add
@@ -52,11 +52,13 @@ class ConvSpec:
 
     def __post_init__(self) -> None:
         for name in ("kernel_size", "stride", "padding", "dilation"):
-            object.__setattr__(self, name, to_pair(getattr(self, name)))
+            try:
+                object.__setattr__(self, name, to_pair(getattr(self, name)))
+            except (TypeError, ValueError) as error:
+                hint = "neither an integer nor a pair (`ConvSpec.of(conv)` understands 'same')"
+                raise ValueError(f"{name}={getattr(self, name)!r} is {hint}") from error
         if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(
-                f"groups={self.groups} must divide in_channels={self.in_channels} and out_channels={self.out_channels}"
-            )
+            raise ValueError(f"groups={self.groups} must divide channels {self.in_channels} and {self.out_channels}")
 
     @classmethod
     def of(cls, conv: nn.Conv2d) -> ConvSpec:
@@ -68,16 +70,8 @@ class ConvSpec:
         left, right, top, bottom = conv_padding(conv)
         if (left, top) != (right, bottom):
             raise ValueError(f"padding='same' of an even kernel is asymmetric: {conv}")
-        return cls(
-            in_channels=conv.in_channels,
-            out_channels=conv.out_channels,
-            kernel_size=to_pair(conv.kernel_size),
-            stride=to_pair(conv.stride),
-            padding=(top, left),
-            dilation=to_pair(conv.dilation),
-            groups=conv.groups,
-            padding_mode=conv.padding_mode,
-        )
+        names = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding_mode")
+        return cls(**{name: getattr(conv, name) for name in names}, padding=(top, left))
 
     @property
     def depthwise(self) -> bool:
@@ -86,7 +80,7 @@ class ConvSpec:
     def window(self, kernel_size: Pair) -> Padding:
         """The padding with which a smaller kernel reads the pixels under the middle taps of this one.
 
-        This is the offset rule of `embed`, solved for the branch's padding.
+        (left, right, top, bottom), negative where it crops: the offset rule of `embed`, solved for the padding.
         """
         sides: list[int] = []
         for axis in (1, 0):
@@ -158,8 +152,7 @@ def average(channels: int, kernel_size: Pair, stride: Pair, padding: Pair, like:
 
     Exact where padded zeros count (`count_include_pad=True`) or there is no padding.
     """
-    kh, kw = kernel_size
-    weight = like.new_full((channels, 1, kh, kw), 1 / (kh * kw))
+    weight = like.new_full((channels, 1, *kernel_size), 1 / math.prod(kernel_size))
     top, left = padding
     return AffineKernel(weight, like.new_zeros(channels), stride, (left, left, top, top), groups=channels)
 
@@ -204,19 +197,16 @@ def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
         raise ValueError(f"cannot compose {first.kernel_size} with {second.kernel_size}: one must be 1x1")
     groups = math.gcd(first.groups, second.groups)
     first, second = regroup(first, groups), regroup(second, groups)
-
     inner = first.weight.unflatten(0, (groups, -1))  # (groups, middle, in, h, w)
     outer = second.weight.unflatten(0, (groups, -1))  # (groups, out, middle, h, w)
     weight = torch.einsum("gomyx,gmivu->goiyvxu", outer, inner).flatten(0, 1).flatten(2, 3).flatten(3, 4)
     response = first.bias.unflatten(0, (groups, -1))
     bias = torch.einsum("gomyx,gm->go", outer, response).flatten() + second.bias
-
     (sy, sx), (left, right, top, bottom) = first.stride, second.padding
     between = (left * sx, right * sx, top * sy, bottom * sy)
+    stride, padding = _multiply(first.stride, second.stride), _plus(first.padding, between)
     dilation = first.dilation if second.kernel_size == (1, 1) else _multiply(first.stride, second.dilation)
-    return AffineKernel(
-        weight, bias, _multiply(first.stride, second.stride), _plus(first.padding, between), dilation, groups
-    )
+    return AffineKernel(weight, bias, stride, padding, dilation, groups)
 
 
 def pad_output(kernel: AffineKernel, padding: Padding) -> AffineKernel:
@@ -235,15 +225,16 @@ def pad_output(kernel: AffineKernel, padding: Padding) -> AffineKernel:
 def embed(kernel: AffineKernel, spec: ConvSpec) -> AffineKernel:
     """Transform VI: write a kernel as one of the size, padding, dilation and groups of `spec`.
 
-    The offset rule: tap t of a branch padded by p lies on tap (P - p + t·d_branch) / d of a target padded by P
-    with dilation d. It covers the 1x1 of RepVGG, the 1xK and Kx1 of ACB (cropped where P < K//2), even and
-    non-square kernels, and dilation.
+    The offset rule: tap t of a branch padded by p lies on tap (P - p + t·d_branch) / d of a target padded by P with
+    dilation d. It covers the 1x1 of RepVGG, the 1xK and Kx1 of ACB (cropped where P < K//2) and even kernels.
 
     Raises:
-        ValueError: A tap falls between the target's taps or outside its window, or the strides differ.
+        ValueError: A tap falls between the target's taps or outside its window, or channels or strides differ.
     """
-    left, right, top, bottom = kernel.padding
-    sides = ((top, bottom), (left, right))
+    channels, wanted = (kernel.in_channels, kernel.out_channels), (spec.in_channels, spec.out_channels)
+    if channels != wanted:
+        raise ValueError(f"a branch of {channels} channels (in, out) in a convolution of {wanted}")
+    sides = kernel.padding[2:], kernel.padding[:2]
     slices = [_taps(kernel, spec, axis, *sides[axis]) for axis in (0, 1)]
     if kernel.stride != spec.stride:
         raise ValueError(f"a branch of stride {kernel.stride} in a convolution of stride {spec.stride}")
@@ -257,10 +248,8 @@ def embed(kernel: AffineKernel, spec: ConvSpec) -> AffineKernel:
 def _taps(kernel: AffineKernel, spec: ConvSpec, axis: int, before: int, after: int) -> slice:
     """Where a branch's taps lie along one axis of the target (0: height, 1: width)."""
     size, dilation, padding = spec.kernel_size[axis], spec.dilation[axis], spec.padding[axis]
-    taps, spacing = (
-        kernel.kernel_size[axis],
-        kernel.dilation[axis] if kernel.kernel_size[axis] > 1 else dilation,
-    )
+    taps = kernel.kernel_size[axis]
+    spacing = kernel.dilation[axis] if taps > 1 else dilation
     start, end = padding - before, dilation * (size - 1) - (padding - after)
     lands = start % dilation == 0 and spacing % dilation == 0
     if not lands or start < 0 or end >= dilation * size or start + spacing * (taps - 1) != end:
@@ -272,27 +261,35 @@ def _taps(kernel: AffineKernel, spec: ConvSpec, axis: int, before: int, after: i
 
 
 def add(kernels: Sequence[AffineKernel]) -> AffineKernel:
-    """Transform II: the sum of branches that share one geometry (bring them there with `embed`)."""
-    head = kernels[0]
-    assert all(
-        (k.weight.shape, k.stride, k.padding, k.dilation, k.groups)
-        == (head.weight.shape, head.stride, head.padding, head.dilation, head.groups)
-        for k in kernels
-    )
+    """Transform II: the sum of branches that share one geometry (bring them there with `embed`).
+
+    Raises:
+        ValueError: The geometries differ.
+    """
+    _check_alike(kernels, 0)
     weights, biases = torch.stack([k.weight for k in kernels]), torch.stack([k.bias for k in kernels])
-    return replace(head, weight=weights.sum(0), bias=biases.sum(0))
+    return replace(kernels[0], weight=weights.sum(0), bias=biases.sum(0))
 
 
 def concatenate(kernels: Sequence[AffineKernel]) -> AffineKernel:
     """Transform IV: branches whose outputs are concatenated along channels, each reading the whole input.
 
     Raises:
-        ValueError: A kernel is grouped (its share of a concatenation is not a grouped convolution; `regroup` it).
+        ValueError: A kernel is grouped (its share of a concatenation is not a grouped convolution; `regroup` it),
+            or the geometries differ.
     """
     if any(k.groups != 1 for k in kernels):
         raise ValueError("depth concatenation takes kernels of one group: regroup(kernel, 1) first")
+    _check_alike(kernels, 1)
     weights, biases = torch.cat([k.weight for k in kernels]), torch.cat([k.bias for k in kernels])
     return replace(kernels[0], weight=weights, bias=biases)
+
+
+def _check_alike(kernels: Sequence[AffineKernel], axis: int) -> None:
+    """One geometry, and one shape of weights from `axis` on."""
+    found = {(tuple(k.weight.shape[axis:]), k.stride, k.padding, k.dilation, k.groups) for k in kernels}
+    if len(found) > 1:
+        raise ValueError(f"kernels of different geometry (bring them to one with `embed`): {sorted(found)}")
 
 
 def _multiply(a: Pair, b: Pair) -> Pair:

@@ -72,7 +72,7 @@ class MultiBranchConv2d(nn.Module):
         """
         if self.training:
             raise ValueError("a block in training mode has no fixed kernel: call model.eval() before deploying")
-        like = next(self.parameters())
+        like = first_parameter(self)
         if like.is_meta:  # shapes alone, so there is nothing to fold
             return empty_conv(self.spec, like.dtype)
         with torch.no_grad():
@@ -85,6 +85,11 @@ class MultiBranchConv2d(nn.Module):
             f"{s.in_channels}, {s.out_channels}, kernel_size={s.kernel_size}, stride={s.stride}, "
             f"padding={s.padding}, dilation={s.dilation}, groups={s.groups}"
         )
+
+
+def first_parameter(module: nn.Module) -> Tensor:
+    """For the dtype and device of a module: float32 on the CPU if it has no parameters."""
+    return next(module.parameters(), torch.empty(0, device="cpu"))
 
 
 def inner_spec(spec: ConvSpec) -> ConvSpec:

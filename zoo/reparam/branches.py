@@ -56,22 +56,38 @@ def build_block(
             official ACB and DBB; not what the papers' figures were made with).
 
     Raises:
-        ValueError: Unknown name, or a branch that does not exist for this convolution at all.
+        ValueError: Unknown name; a branch twice; none of the branches exists for this convolution; `single_init`
+            without a KxK branch.
     """
     factory = {"device": device, "dtype": dtype}
     branches: Branches = {}
+    for name, times in _terms(block):
+        for copy in range(times):
+            made = BRANCHES[name](inner_spec(spec), factory)
+            made = {f"{key}_{copy + 1}" if copy else key: branch for key, branch in made.items()}
+            if both := branches.keys() & made.keys():
+                raise ValueError(f"block {block!r} has two branches {min(both)!r}: repeat a branch by `*2`")
+            branches |= made
+    if single_init and "kxk" not in branches:
+        raise ValueError(f"single_init starts as the 'kxk' branch alone, which block {block!r} does not have")
+    if single_init or init_gamma is not None:
+        _init_scales(branches, 1.0 if init_gamma is None else init_gamma, single_init)
+    return MultiBranchConv2d(spec, branches)
+
+
+def _terms(block: str) -> list[tuple[str, int]]:
+    """(branch, how often) of every term in a branch set."""
+    terms = []
     for term in BRANCH_SETS.get(block, block).split("+"):
-        name, _, times = term.partition("*")
+        name, star, times = (part.strip() for part in term.partition("*"))
         if name not in BRANCHES:
             near = difflib.get_close_matches(block, [*BRANCH_SETS, *BRANCHES], n=3, cutoff=0.4)
             hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join([*BRANCH_SETS, *BRANCHES])}"
             raise ValueError(f"unknown block {block!r}: {hint}")
-        for copy in range(int(times or 1)):
-            made = BRANCHES[name](inner_spec(spec), factory)
-            branches |= {f"{key}_{copy + 1}" if copy else key: branch for key, branch in made.items()}
-    if single_init or init_gamma is not None:
-        _init_scales(branches, 1.0 if init_gamma is None else init_gamma, single_init)
-    return MultiBranchConv2d(spec, branches)
+        if star and not (times.isdecimal() and int(times)):
+            raise ValueError(f"block {block!r}: `*` takes a positive number, not {times!r}")
+        terms.append((name, int(times or 1)))
+    return terms
 
 
 def without_identity(block: str) -> str:
@@ -105,7 +121,7 @@ def asymmetric(spec: ConvSpec, factory: Factory) -> Branches:
 
 
 def identity(spec: ConvSpec, factory: Factory) -> Branches:
-    """bn(x). Exists only where input and output have one shape: equal channels, stride 1."""
+    """bn(x) on the pixels under the centre tap (a crop where padding is small). Exists for equal channels, stride 1."""
     if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
         return {}
     return {"identity": _chain(**_window(spec, (1, 1)), bn=nn.BatchNorm2d(spec.out_channels, **factory))}

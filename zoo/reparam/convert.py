@@ -19,7 +19,7 @@ from zoo.reparam.expand import check_expandable, preserve
 from zoo.reparam.fold import activation_of
 from zoo.reparam.pairs import trace
 from zoo.reparam.sites import OUTSIDE, Blocks, Left, Rule, Site, describe, find_sites
-from zoo.reparam.verify import example_input, prove_network
+from zoo.reparam.verify import example_input, prove_network, random_input
 
 __all__ = ["ConvSpec", "ConvertReport", "Left", "Replaced", "convert", "convert_with_report", "expand"]
 
@@ -98,8 +98,15 @@ def expand(
     The first training step starts from the plain network's loss, and every branch learns from there.
 
     Args:
+        model: Any network with weights, deployed or not. It is not changed.
+        block, where, example: See `convert_with_report`.
         calibration: Images like those of the training to come, one batch or several. By default random ones:
             eval mode is as exact, the first training step less alike.
+
+    Raises:
+        ValueError: As `convert_with_report`; the network is on the meta device; `calibration` yields no images, or
+            something else beside them.
+        EquivalenceError: A block or the network differs; names it.
     """
     return convert(model, block, where, init="preserve", example=example, calibration=calibration)
 
@@ -135,10 +142,11 @@ def convert_with_report(
 
     Raises:
         ValueError: Unknown block; nothing to replace; a network that does not run on `example`, before or after
-            (it reads a convolution's weight itself); a block that nothing can be expanded into.
+            (it reads a convolution's weight itself); a block that nothing can be expanded into; arguments of the
+            other `init`.
         EquivalenceError: "preserve" failed its proof.
     """
-    _check_init(init, calibration, init_gamma is not None or single_init)
+    _check_init(model, init, calibration, init_gamma is not None or single_init)
     example = example_input(model) if example is None else example
     converted = copy.deepcopy(model)
     inits = {"init_gamma": init_gamma, "single_init": single_init}
@@ -150,7 +158,7 @@ def convert_with_report(
     if init == "preserve":
         for site in sites:
             check_expandable(site)
-        preserve(copy.deepcopy(model), sites, _batches(calibration, model))
+        preserve(copy.deepcopy(model), sites, _batches(calibration, example))
     for site in sites:
         finished = _finish(site)
         if not site.name:
@@ -166,19 +174,26 @@ def convert_with_report(
     return converted, ConvertReport(replaced, left)
 
 
-def _check_init(init: str, calibration: Calibration | None, scaled: bool) -> None:
+def _check_init(model: nn.Module, init: str, calibration: Calibration | None, scaled: bool) -> None:
     if init not in ("paper", "preserve"):
         raise ValueError(f"init={init!r}: 'paper' starts branches afresh, 'preserve' keeps the network's function")
     if init == "preserve" and scaled:
         raise ValueError("init_gamma and single_init are of init='paper': 'preserve' computes every scale itself")
+    if init == "preserve" and any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("init='preserve' keeps a function that a network on the meta device, without weights, has not")
     if init == "paper" and calibration is not None:
         raise ValueError("calibration images are used by init='preserve' only")
 
 
-def _batches(calibration: Calibration | None, model: nn.Module) -> Iterable[Tensor]:
+def _batches(calibration: Calibration | None, example: Tensor) -> list[Tensor]:
     if calibration is None:
-        return [example_input(model, batch_size=8)]
-    return [calibration] if isinstance(calibration, Tensor) else calibration
+        return [random_input((8, *example.shape[1:]), example)]
+    batches = [calibration] if isinstance(calibration, Tensor) else list(calibration)
+    if not batches:
+        raise ValueError("calibration holds no images (an iterator can be used only once)")
+    if others := {type(batch).__name__ for batch in batches if not isinstance(batch, Tensor)}:
+        raise ValueError(f"calibration takes batches of images, tensors, and got a {min(others)}: leave labels out")
+    return batches
 
 
 def _set_eps(site: Site) -> None:

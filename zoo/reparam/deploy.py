@@ -15,6 +15,7 @@ from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import activation_of, norm_scale_shift
 from zoo.reparam.layers import TrainingOnly
 from zoo.reparam.pairs import conv_norm_pairs
+from zoo.reparam.sites import conv_ways, norm_ways
 from zoo.reparam.verify import example_input, input_size, prove_block, prove_network
 
 
@@ -74,8 +75,8 @@ def deploy_with_report(
 ) -> tuple[nn.Module, DeployReport]:
     """Copy a network, fold every block into one convolution, and prove that nothing has changed.
 
-    Every `MultiBranchConv2d` becomes an `nn.Conv2d`; convolution-BatchNorm pairs left outside the blocks are
-    folded too; parts that only training uses are emptied. The network itself is not touched.
+    Every `MultiBranchConv2d` becomes an `nn.Conv2d`; convolution-BatchNorm pairs left outside the blocks are folded
+    too, where they can be; parts that only training uses are emptied. The network itself is not touched.
 
     Args:
         model: Any network with blocks, in eval mode.
@@ -84,7 +85,8 @@ def deploy_with_report(
         verify: Prove (`zoo.reparam.verify`). On the meta device there is nothing to prove.
 
     Raises:
-        ValueError: The network is in training mode, or does not run on `example`.
+        ValueError: The network is in training mode, does not run on `example`, or answers with no tensor; a block
+            does not fold (say, its BatchNorm keeps no running statistics).
         EquivalenceError: A block or the network differs; names it.
     """
     deployed, proofs, folded, error, noise = _deploy(model, example, fold_norms, verify)
@@ -107,12 +109,13 @@ def _deploy(
     verify = verify and not example.is_meta
     deployed = copy.deepcopy(model)
     proofs = []
+    for module in list(deployed.modules()):
+        if isinstance(module, TrainingOnly):
+            module.clear()
     for name, module in list(deployed.named_modules()):
         if isinstance(module, MultiBranchConv2d):
             proofs.append(BlockProof(name, list(module.branches), prove_block(module, name) if verify else None))
-            deployed = _replace(deployed, name, module.fuse())
-        elif isinstance(module, TrainingOnly):
-            module.clear()
+            deployed = _replace(deployed, module, module.fuse())
     folded = _fold_norms(deployed, example) if fold_norms else 0
     _rename_first_conv(deployed, [proof.name for proof in proofs])
     error, noise = prove_network(model, deployed, example) if verify else (None, None)
@@ -125,19 +128,25 @@ def is_deployed(model: nn.Module) -> bool:
 
 
 def _fold_norms(model: nn.Module, example: Tensor) -> int:
-    """Fold in place every BatchNorm into the convolution that feeds it; an activation fused with it stays."""
-    pairs = conv_norm_pairs(model, example)
-    for conv_name, norm_name in pairs.items():
+    """Fold in place every BatchNorm that can be into the convolution that feeds it; an activation fused with it stays.
+
+    Returns how many.
+    """
+    folded = 0
+    for conv_name, norm_name in conv_norm_pairs(model, example).items():
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
         assert isinstance(conv, nn.Conv2d)
+        if conv_ways(conv) or norm_ways(norm):
+            continue
         with torch.no_grad():
             kernel = fold_conv_norm(conv, norm)
         fused = copy.deepcopy(conv)
         fused.weight = nn.Parameter(kernel.weight.to(conv.weight.dtype))
         fused.bias = nn.Parameter(kernel.bias.to(conv.weight.dtype))
-        _replace(model, conv_name, fused)
-        _replace(model, norm_name, activation_of(norm))
-    return len(pairs)
+        _replace(model, conv, fused)
+        _replace(model, norm, activation_of(norm))
+        folded += 1
+    return folded
 
 
 def fold_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> AffineKernel:
@@ -147,11 +156,14 @@ def fold_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> AffineKernel:
     return compose(kernel, per_channel(*norm_scale_shift(norm)))
 
 
-def _replace(model: nn.Module, name: str, module: nn.Module) -> nn.Module:
-    """Put a module in another's place; the root itself has the empty name."""
-    if not name:
-        return module
-    model.set_submodule(name, module)
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
+    """Put a module in another's place, under every name that one has; it may be the network itself."""
+    if old is model:
+        return new
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                setattr(parent, name, new)
     return model
 
 

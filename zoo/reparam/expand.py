@@ -21,7 +21,7 @@ images: γ = d_z, β = μ = mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,7 +61,7 @@ def check_expandable(site: Site) -> None:
             raise ValueError(f"branch {name!r} does not end in a BatchNorm, which has to set its scale")
 
 
-def preserve(model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor]) -> None:
+def preserve(model: nn.Module, sites: Sequence[Site], batches: Sequence[Tensor]) -> None:
     """Initialise the sites' blocks (in place, to float64) so that each computes what its convolution computed.
 
     Args:
@@ -71,7 +71,6 @@ def preserve(model: nn.Module, sites: Sequence[Site], batches: Iterable[Tensor])
     Raises:
         EquivalenceError: A block does not equal its convolution in float64; names it.
     """
-    batches = list(batches)
     _as_in_training(model)
     plain = {site.name: MomentRecorder(site.conv.out_channels, site.conv.weight) for site in sites}
     for site in sites:

@@ -26,6 +26,8 @@ from zoo.reparam.layers import AveragePool2d, BatchNormPad2d, IdentityConv2d, Wi
 
 _DOUBLE = torch.empty(0, dtype=torch.float64)
 NORM_LAYERS = (_BatchNorm, FrozenBatchNorm2d, FrozenBatchNormAct2d)
+NORM_FORWARDS = {kind.forward for kind in (*NORM_LAYERS, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)}
+"""What a BatchNorm computes is known by its `forward`; a subclass with an equal one of its own adds that."""
 
 
 @singledispatch
@@ -59,6 +61,8 @@ def _(layer: AveragePool2d, in_channels: int, device: torch.device | None = None
 
 @fold.register
 def _(layer: nn.Sequential, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    if not len(layer):
+        return identity(in_channels, _DOUBLE.to(device))
     first, *rest = layer
     kernel = fold(first, in_channels, device)
     for part in rest:
@@ -93,9 +97,16 @@ def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
 @fold.register(FrozenBatchNorm2d)
 @fold.register(FrozenBatchNormAct2d)
 def _(layer: nn.Module, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    if not is_plain_norm(layer):
+        raise ValueError(f"{type(layer).__name__} computes its normalisation in a way of its own")
     if not isinstance(activation_of(layer), nn.Identity):
         raise ValueError(f"{type(layer).__name__} has an activation, so it is not linear: keep it outside the branch")
     return per_channel(*norm_scale_shift(layer))
+
+
+def is_plain_norm(layer: nn.Module) -> bool:
+    """Whether a layer is a BatchNorm (synchronised, frozen, with timm's activation), not a subclass that does more."""
+    return isinstance(layer, NORM_LAYERS) and type(layer).forward in NORM_FORWARDS
 
 
 def norm_scale_shift(norm: Any) -> tuple[Tensor, Tensor]:

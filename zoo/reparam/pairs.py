@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from zoo.cost import meta_twin
+from zoo.cost import run_on_twin
 from zoo.reparam.block import MultiBranchConv2d
-from zoo.reparam.fold import NORM_LAYERS
+from zoo.reparam.fold import is_plain_norm
 
 
 class _Reads(TorchFunctionMode):
@@ -56,7 +55,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     The very tensor object is followed from the one module to the other, so attribute names, order of
     definition and structure (residual, concatenated, pre-activation) do not matter. The pass runs in eval
     mode, on the meta device where the network allows it. A module used twice, or whose output is read by
-    anything else, is in no pair.
+    anything else or is itself an output of the network, is in no pair.
 
     Args:
         model: Any network. It is not changed.
@@ -65,20 +64,7 @@ def trace(model: nn.Module, example: Tensor) -> Trace:
     Raises:
         ValueError: The network does not run on `example`.
     """
-    try:
-        return _trace(meta_twin(model), example.to("meta"))
-    except (
-        RuntimeError,
-        NotImplementedError,
-        TypeError,
-    ):  # data-dependent code, tensors that are not buffers
-        pass
-    try:
-        return _trace(copy.deepcopy(model), example)
-    except (RuntimeError, AssertionError) as error:  # timm asserts the sizes of images
-        raise ValueError(
-            f"{type(model).__name__} does not run on an input of {tuple(example.shape)}: {error}"
-        ) from error
+    return run_on_twin(model, example, _trace)
 
 
 def _trace(model: nn.Module, example: Tensor) -> Trace:
@@ -110,10 +96,11 @@ def _trace(model: nn.Module, example: Tensor) -> Trace:
             continue
         if isinstance(module, nn.Conv2d | MultiBranchConv2d):
             module.register_forward_hook(after_conv(name))
-        elif isinstance(module, NORM_LAYERS):
+        elif is_plain_norm(module):
             module.register_forward_pre_hook(before_norm(name))
     with torch.no_grad(), reads:
-        model.eval()(example)
+        output = model(example)
+    reads.count.update(id(leaf) for leaf in tree_leaves(output))
     pairs = {
         conv: norm
         for conv, (norm, tensor) in fed.items()

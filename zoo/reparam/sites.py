@@ -23,6 +23,7 @@ Blocks = str | Mapping[str, str]
 """One branch set for all convolutions, or {pattern on their names: branch set}; the first match counts."""
 
 OUTSIDE = "outside the papers' rule, 1 < K < 7"
+PADS_BY_SIZE = ("Conv2dSame", "Conv2dSameExport")  # timm's, of TensorFlow's weights
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _site(
         return reason
     norm_name = followed.pairs.get(name)
     norm = model.get_submodule(norm_name) if norm_name else None
-    if reason := _own_ways(conv) or _shared(name, followed.calls, aliases[id(conv)]) or _norm_ways(norm):
+    if reason := _own_ways(conv) or _shared(name, followed.calls, aliases[id(conv)]) or norm_ways(norm):
         return reason
     block_name = next((block for pattern, block in blocks.items() if fnmatch.fnmatchcase(name, pattern)), None)
     if block_name is None:
@@ -135,18 +136,26 @@ def _deselected(name: str, spec: ConvSpec, where: str | Rule | None) -> str | No
 
 
 def _own_ways(conv: nn.Conv2d) -> str | None:
-    """Why a layer is no plain convolution, although it is an `nn.Conv2d`."""
+    """Why no block can take the place of a layer, although it is an `nn.Conv2d`."""
+    if type(conv).__name__ in PADS_BY_SIZE:
+        kind = type(conv).__name__
+        return f"{kind} pads by the size of its input, unevenly: no Conv2d with fixed padding is equal"
+    return conv_ways(conv)
+
+
+def conv_ways(conv: nn.Conv2d) -> str | None:
+    """Why a layer's weight is not that of the convolution it computes, although it is an `nn.Conv2d`."""
     if is_parametrized(conv) or any(f"weight{part}" in conv._parameters for part in ("_g", "_v", "_orig")):
         return "its weight is parametrized (weight norm, spectral norm, pruning): remove that first"
     kind = type(conv)
-    if kind.__name__ in ("Conv2dSame", "Conv2dSameExport"):
-        return f"{kind.__name__} pads by the size of its input, unevenly: no Conv2d with fixed padding is equal"
-    if kind.forward is not nn.Conv2d.forward or kind._conv_forward is not nn.Conv2d._conv_forward:
+    stock = kind.forward is nn.Conv2d.forward and kind._conv_forward is nn.Conv2d._conv_forward
+    if not stock and kind.__name__ not in PADS_BY_SIZE:
         return f"{kind.__name__} computes its convolution in a way of its own"
     return "has forward hooks, which would be lost" if _hooked(conv) else None
 
 
-def _norm_ways(norm: Any) -> str | None:
+def norm_ways(norm: Any) -> str | None:
+    """Why a BatchNorm cannot become a part of what feeds it."""
     if norm is None:
         return None
     if norm.running_mean is None:

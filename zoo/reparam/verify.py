@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from zoo.reparam.block import MultiBranchConv2d, conv_of
+from zoo.reparam.block import MultiBranchConv2d, conv_of, first_parameter
 
 BLOCK_TOLERANCE = 1e-9
 """Largest relative error of a fold in float64; what is measured is near 1e-15."""
@@ -37,10 +38,13 @@ def example_input(model: nn.Module, batch_size: int = 2) -> Tensor:
     cfg = getattr(model, "pretrained_cfg", None)
     if min(height, width) >= 192 and not (isinstance(cfg, dict) and cfg.get("fixed_input_size")):
         height, width = height // 2, width // 2
-    like = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, channels, height, width, generator=generator, device="cpu")
-    return images.to(like.device, like.dtype)
+    return random_input((batch_size, channels, height, width), first_parameter(model))
+
+
+def random_input(shape: Sequence[int], like: Tensor) -> Tensor:
+    """The same random numbers every time, in the dtype and on the device of `like`; drawn on the CPU."""
+    generator = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(shape, generator=generator, device="cpu").to(like)
 
 
 def prove_block(block: MultiBranchConv2d, name: str = "") -> float:
@@ -52,9 +56,7 @@ def prove_block(block: MultiBranchConv2d, name: str = "") -> float:
     twin = copy.deepcopy(block).double()
     spec = block.spec
     reach = [d * (k - 1) + 1 + 2 * s for k, d, s in zip(spec.kernel_size, spec.dilation, spec.stride, strict=True)]
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, spec.in_channels, *reach, dtype=torch.float64, generator=generator)
-    x = x.to(next(twin.parameters()).device)
+    x = random_input((1, spec.in_channels, *reach), first_parameter(twin)).double()
     with torch.no_grad():
         wanted, got = twin(x), conv_of(spec, twin.equivalent_kernel(), torch.float64)(x)
     error = relative_error(got, wanted)
@@ -89,10 +91,18 @@ def prove_network(model: nn.Module, deployed: nn.Module, example: Tensor) -> tup
 
 
 def relative_error(got: object, wanted: object) -> float:
-    """max |got - wanted| / max |wanted| over all tensors of an output (a tensor, list or dict of them)."""
-    pairs = [
-        (a.double(), b.double())
+    """max |got - wanted| / max |wanted| over all tensors of an output (a tensor, list or dict of them).
+
+    NaN if any of them has one: compare by `not error <= bound`.
+
+    Raises:
+        ValueError: The output holds no tensors, so there is nothing to compare.
+    """
+    errors = [
+        ((a.double() - b.double()).abs().max() / b.double().abs().max().clamp_min(1e-300)).item()
         for a, b in zip(tree_leaves(got), tree_leaves(wanted), strict=True)
         if isinstance(a, Tensor)
     ]
-    return max(((a - b).abs().max() / b.abs().max().clamp_min(1e-300)).item() for a, b in pairs)
+    if not errors:
+        raise ValueError("the network's output holds no tensors")
+    return torch.tensor(errors, dtype=torch.float64, device="cpu").max().item()  # Python's max passes over NaN
