@@ -56,6 +56,18 @@ def test_lists_may_be_written_as_one_value_or_with_commas(tmp_path):
     assert config.optim.no_decay == ["bias", "!norm"]
 
 
+def test_selectors_on_the_command_line_need_no_quotes_of_yaml():
+    config = train_config("--freeze", "*.bias", "--no-decay=bias, norm,!*.identity.bn.weight")
+    assert config.optim.freeze == ["*.bias"]
+    assert config.optim.no_decay == ["bias", "norm", "!*.identity.bn.weight"]
+    assert train_config("--no-decay", "").optim.no_decay == []
+
+
+def test_what_changes_at_an_epoch_is_read_as_the_setting_it_is():
+    config = train_config("--progressive", "{3: {color_jitter: 0.4, scale: '0.5,1'}}")
+    assert config.augment.progressive == {3: {"color_jitter": [0.4], "scale": [0.5, 1.0]}}
+
+
 def test_mappings_keep_their_types():
     words = ["--lr-scale", "{bias: 2}", "--progressive", "{0: {img_size: 160}, 37: {aa: rand-m7}}"]
     config = train_config(*words, "--model-kwargs", "{block: acb}")
@@ -76,6 +88,11 @@ def test_mappings_keep_their_types():
             ["--amp-dtype", "bf16"],
             "command line: amp_dtype: expected one of auto, float32, bfloat16, float16, got 'bf16'",
         ),
+        (["--train-interpolation", "bicubi"], "command line: train_interpolation: expected one of bilinear, bicubic"),
+        (["--interpolation", "area"], "command line: interpolation: expected one of bilinear, bicubic, nearest, got"),
+        (["--decay-epochs", "0"], "command line: decay_epochs: must be at least 0.01"),
+        (["--progressive", "{1: {img_size: big}}"], "command line: img_size: expected int, got 'big'"),
+        (["--progressive", "{1: {hflip: 3}}"], "command line: hflip: must be between 0 and 1, got 3.0"),
         (["--lr"], "command line: argument --lr: expected one argument"),
         (["stray"], "command line: unrecognized arguments: stray"),
         (["--scale", "wide"], "command line: scale: expected list[float], got 'wide'"),

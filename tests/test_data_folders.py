@@ -111,6 +111,11 @@ def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
     assert message(root=root) == f"data folder {closed} is not readable: check its permissions"
 
 
+def test_no_images_cannot_be_spread():
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        spread(create_dataset("fashion", split="validation"), 0)
+
+
 def test_spread_keeps_the_balance_and_the_names():
     dataset = open_set("fashion", split="val")
     part = spread(dataset, 50)

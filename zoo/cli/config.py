@@ -6,11 +6,12 @@ one line that names the file (or the command line), the key and the nearest key 
 
 import dataclasses
 import difflib
+import json
 import re
 from argparse import ArgumentError
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from docstring_parser import parse_from_object
@@ -58,8 +59,13 @@ def parse(
     except ArgumentError as error:
         raise UsageError(_explain(error, COMMAND_LINE, hints)) from None
 
-    for setting in (setting for section in sections.values() for setting in dataclasses.fields(section)):
-        _check_bounds(source[setting.name], setting, namespace[setting.name])
+    settings = {setting.name: setting for section in sections.values() for setting in dataclasses.fields(section)}
+    for name, setting in settings.items():
+        _check_bounds(source[name], setting, namespace[name])
+    for changes in namespace.get("progressive", {}).values():  # its values are settings too
+        for name in changes.keys() & hints.keys():
+            changes[name] = _typed(parser, source["progressive"], name, changes[name], hints)
+            _check_bounds(source["progressive"], settings[name], changes[name])
     return config_class(
         **{
             name: section(**{setting.name: namespace[setting.name] for setting in dataclasses.fields(section)})
@@ -127,11 +133,13 @@ def _normalise_flags(argv: list[str], hints: dict[str, Any]) -> tuple[list[str],
 
 
 def _bracket(value: Any, hint: Any) -> Any:
-    """`0.4` and `none,rot90` are lists where a list is wanted."""
+    """`0.4` and `none,rot90` are lists where a list is wanted; strings are quoted, as `*` and `!` mean much in YAML."""
     if get_origin(hint) is not list or isinstance(value, list):
         return value
     if not isinstance(value, str):
         return [value]
+    if hint == list[str] and not value.startswith("["):
+        return json.dumps([item.strip() for item in value.split(",") if item.strip()])
     return value if value.startswith("[") else f"[{value}]"
 
 
@@ -169,8 +177,10 @@ def _explain(error: ArgumentError, source: str, hints: dict[str, Any], name: str
     if not key or not value:
         return f"{source}: {name}: {message}" if name else f"{source}: {message}"
     hint = hints[key[1]]
+    if type(None) in get_args(hint):
+        hint = get_args(hint)[0]
     expected = hint.__name__ if isinstance(hint, type) and not get_origin(hint) else str(hint)
-    expected = expected.replace("typing.", "").replace(" | None", "")
+    expected = expected.replace("typing.", "")
     if expected.startswith("Literal"):
         expected = "one of " + expected.removeprefix("Literal[").removesuffix("]").replace("'", "")
     return f"{source}: {key[1]}: expected {expected}, got '{value[1]}'{_near_choice(value[1], hint)}"

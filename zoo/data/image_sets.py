@@ -61,7 +61,12 @@ class Selection(ImageSet):
 
 
 def spread(dataset: ImageSet, num_images: int) -> ImageSet:
-    """At most `num_images` images at even distances, so a set that is sorted by class keeps its balance."""
+    """At most `num_images` images at even distances, so a set that is sorted by class keeps its balance.
+
+    Raises: ValueError if `num_images` is below 1.
+    """
+    if num_images < 1:
+        raise ValueError(f"the number of images must be at least 1, got {num_images}")
     size = len(dataset)
     if num_images >= size:
         return dataset

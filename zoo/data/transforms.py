@@ -66,22 +66,28 @@ class TrainTransform:
     """standard deviation of AlexNet's PCA lighting (0.1 in the paper); 0 is off"""
 
     def build(self) -> ImageTransform:
-        """PIL RGB image → uint8 tensor (3, img_size, img_size); draws from the global generators."""
+        """PIL RGB image → uint8 tensor (3, img_size, img_size); draws from the global generators.
+
+        Raises: ValueError if timm does not know the policy or takes no such jitter.
+        """
         jitter: Any = self.color_jitter or None  # timm's annotation leaves out None, which means no jitter
-        transform = timm.data.create_transform(
-            self.img_size,
-            is_training=True,
-            scale=self.scale,
-            ratio=self.ratio,
-            hflip=self.hflip,
-            vflip=self.vflip,
-            color_jitter=jitter,
-            auto_augment=self.aa,
-            interpolation=self.interpolation,
-            mean=self.mean,  # AutoAugment fills with it
-            std=self.std,
-            use_prefetcher=True,  # leave the image uint8
-        )
+        try:
+            transform = timm.data.create_transform(
+                self.img_size,
+                is_training=True,
+                scale=self.scale,
+                ratio=self.ratio,
+                hflip=self.hflip,
+                vflip=self.vflip,
+                color_jitter=jitter,
+                auto_augment=self.aa,
+                interpolation=self.interpolation,
+                mean=self.mean,  # AutoAugment fills with it
+                std=self.std,
+                use_prefetcher=True,  # leave the image uint8
+            )
+        except AssertionError as error:  # so timm refuses
+            raise ValueError(f"timm takes no aa {self.aa!r} with color_jitter {jitter}: {error}") from error
         assert isinstance(transform, Compose)
         return transform
 

@@ -55,8 +55,8 @@ class DataConfig:
     """image size in validation"""
     crop_pct: float | None = bounded(None, 0.05, 2)
     """share of the resized validation image that the centre crop keeps; by default the network's"""
-    interpolation: str | None = None
-    """resampling in validation: bilinear, bicubic, nearest; by default the network's"""
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    """resampling in validation; by default the network's"""
     batch_size: int = bounded(128, 1)
     """images per process and step (gradient accumulation multiplies it)"""
     eval_batch_size: int | None = bounded(None, 1)
@@ -91,8 +91,8 @@ class AugmentConfig:
     """what random erasing fills with"""
     recount: int = bounded(1, 1)
     """number of erased rectangles"""
-    train_interpolation: str = "bilinear"
-    """resampling of the random crop: bilinear, bicubic or random"""
+    train_interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
+    """resampling of the random crop; random is one of the two per image"""
     mixup: float = bounded(0.0, 0)
     """alpha of mixup; 0 is off"""
     cutmix: float = bounded(0.0, 0)
@@ -166,7 +166,7 @@ class ScheduleConfig:
     """learning rate at the start of the warm-up"""
     min_lr: float = bounded(0.0, 0)
     """learning rate at the end"""
-    decay_epochs: float = bounded(30, 0)
+    decay_epochs: float = bounded(30, 0.01)
     """epochs between the drops of sched=step"""
     decay_rate: float = bounded(0.1, 0, 1)
     """factor of a drop of sched=step and multistep"""

@@ -75,6 +75,8 @@ def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     A parameter the network lists in `no_weight_decay()` does not decay either.
     """
     check_selectors([*config.no_decay, *config.lr_scale], model, "no_decay, lr_scale")
+    if unfit := [pick for pick, scale in config.lr_scale.items() if scale <= 0]:
+        raise ValueError(f"lr_scale: the multiple of {unfit[0]!r} must be above 0 (--freeze stops parameters)")
     norms = norm_parameters(model)
     no_weight_decay: Any = getattr(model, "no_weight_decay", set)  # optional in timm's protocol
     exempt = no_weight_decay()
