@@ -70,7 +70,8 @@ def test_safetensors_are_recognised_by_content_and_carry_metadata(tmp_path):
 
 
 def test_a_training_checkpoint_of_ours_tells_how_its_network_was_built(tmp_path):
-    config = {"model": {"model": "repvgg_tiny", "model_kwargs": {"block": "acb"}, "block": None}, "data": {}}
+    config = {"model": {"model": "repvgg_tiny", "model_kwargs": {"block": "acb"}, "block": None}}
+    config["data"] = {"img_size": 16, "eval_img_size": 24, "crop_pct": 0.9, "interpolation": None, "workers": 4}
     run = {"version": 1, "model": "repvgg_tiny", "num_classes": 10, "config": config, "optimizer": {}, "progress": {}}
     torch.save({**run, "state_dict": STATE, "state_dict_ema": OTHER}, tmp_path / "last.pt")
     checkpoint = read_checkpoint(tmp_path / "last.pt", ema=True)
@@ -78,6 +79,7 @@ def test_a_training_checkpoint_of_ours_tells_how_its_network_was_built(tmp_path)
     assert checkpoint.model == "repvgg_tiny"
     assert checkpoint.metadata["num_classes"] == 10
     assert checkpoint.metadata["model_kwargs"] == {"block": "acb"}
+    assert checkpoint.metadata["data"] == {"img_size": 24, "crop_pct": 0.9}
 
 
 def test_official_pth_tar_with_arguments_and_numpy_scalars_loads_safely(tmp_path):

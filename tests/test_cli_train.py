@@ -10,6 +10,8 @@ import pytest
 import torch
 from training import SMALL
 
+import zoo
+from zoo.checkpoints import save_weights
 from zoo.cli import main as zoo_main
 from zoo.cli import train as train_command
 from zoo.cli import validate as validate_command
@@ -138,6 +140,20 @@ def test_validates_results_name_network_and_branch_set(capsys, tmp_path):
     assert {(found["model"], found["block"]) for found in (results, *rows)} == {("repvgg_tiny", "acb")}
     plain = last_json(validate(capsys, "--model", "repvgg_tiny", *SET)[1].out)
     assert plain["model"] == "repvgg_tiny" and "block" not in plain
+
+
+def test_validate_counts_classes_that_only_the_network_has(capsys, tmp_path):
+    network = zoo.create_model("repvgg_tiny", num_classes=12)
+    torch.nn.init.constant_(network.head.fc.bias[11], 1e3)
+    save_weights(tmp_path / "twelve.safetensors", network.state_dict(), {"model": "repvgg_tiny", "num_classes": 12})
+    tables = [tmp_path / "class.csv", tmp_path / "confusion.csv"]
+    flags = ["--per-class", str(tables[0]), "--confusion", str(tables[1]), "--img-size", "16"]
+    code, output = validate(capsys, "--checkpoint", str(tmp_path / "twelve.safetensors"), *SET, *flags)
+    assert code == 0, output.err
+    classes, confusion = (list(csv.DictReader(table.read_text().splitlines())) for table in tables)
+    assert [row["name"] for row in classes[8:]] == ["Bag", "Ankle boot", "10", "11"]
+    assert [int(row["count"]) for row in classes[10:]] == [0, 0]
+    assert sum(int(row["11"]) for row in confusion) == 30
 
 
 def test_recalibrated_batchnorm_is_that_of_the_training_images(run, capsys):

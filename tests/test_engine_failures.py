@@ -25,22 +25,25 @@ from zoo.engine.train import train
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Call with the numbers of the batches whose loss is to be NaN."""
+    """Call with the numbers of the batches whose loss, or only its gradient, is to be NaN."""
     original = step.classification_loss
 
-    def install(batches):
+    def install(batches, what="loss"):
         seen = iter(range(10**6))
 
         def loss(outputs, targets, smoothing):
-            return original(outputs, targets, smoothing) * (float("nan") if next(seen) in batches else 1.0)
+            nothing = outputs.sum() * 0
+            spoilt = {"loss": nothing * float("nan"), "gradient": nothing.sqrt()}[what]
+            return original(outputs, targets, smoothing) + (spoilt if next(seen) in batches else 0)
 
         monkeypatch.setattr(step, "classification_loss", loss)
 
     return install
 
 
-def test_a_step_with_nan_loss_is_skipped(poison, tmp_path):
-    poison({1})
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_with_nan_loss_or_gradient_is_skipped(what, poison, tmp_path):
+    poison({1}, what)
     trained = small_run(tmp_path / "run", "--epochs", "1", "--grad-accum-steps", "1")
     assert trained.results["skipped_steps"] == 1
     state = final_state(tmp_path / "run")
@@ -76,11 +79,11 @@ def test_a_nan_image_does_not_spoil_batchnorm():
 
 def test_too_many_nan_steps_stop_the_run_and_name_the_last_good_checkpoint(poison, tmp_path):
     poison(set(range(12, 30)))
-    flags = ["--max-nonfinite-steps", "2", "--checkpoint-interval", "0", "--grad-accum-steps", "1"]
+    flags = ["--max-nonfinite-steps", "2", "--checkpoint-interval", "1", "--grad-accum-steps", "1"]
     with pytest.raises(DivergedError, match=r"3 steps in a row \(epoch 2, step 15\).*is .*last\.pt; lower --lr"):
         small_run(tmp_path / "run", *flags)
     saved = checkpoint.load(tmp_path / "run" / "last.pt")
-    assert saved["progress"]["epoch"] == 1
+    assert [saved["progress"][key] for key in ("epoch", "batch", "nonfinite")] == [1, 2, 0]
     assert all(torch.isfinite(v).all() for v in saved["state_dict"].values())
 
 
@@ -139,6 +142,9 @@ def test_a_signal_to_the_whole_process_group_stops_workers_and_run_in_one_line(t
         (["--grad-accum-steps", "11"], "an epoch has only 10 batches"),
         (["--scale", "0.5"], "scale: must be two numbers"),
         (["--progressive", "{1: {epochs: 3}}"], "epochs is not a setting that can change"),
+        (["--progressive", "{1: {aa: foo}}"], "timm takes no aa 'foo'"),
+        (["--aa", "3a", "--color-jitter", "0.4,0.4"], r"takes no aa '3a' with color_jitter \(0.4, 0.4\)"),
+        (["--lr-scale", "{stem*: 0}"], r"lr_scale: the multiple of 'stem\*' must be above 0"),
         (["--model-kwargs", "{colour: red}"], "model_kwargs: repvgg_tiny does not take them.*colour"),
         (["--device", "cuda:7"], "'cuda:7' is not available"),
         (["--resume", "/no/such/run/last.pt"], "/no/such/run/last.pt: no such checkpoint"),

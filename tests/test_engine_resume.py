@@ -1,15 +1,20 @@
 """An interrupted run, continued, is the run that was not interrupted: bit for bit."""
 
+import dataclasses
+import errno
 import os
 import random
+import shutil
 import signal
 import time
 
 import pytest
 import torch
-from training import assert_same_state, final_state, fresh_process, run_in_child, small_run, summary
+from training import assert_same_state, final_state, fresh_process, run_in_child, small_config, small_run, summary
 
-from zoo.engine import checkpoint, train
+import zoo
+from zoo.checkpoints import save_weights
+from zoo.engine import checkpoint, step, train
 from zoo.engine.state import Interrupted
 
 
@@ -146,13 +151,102 @@ def test_a_run_is_not_overwritten_unasked(whole):
     "flags, wanted",
     [
         (["--lr", "0.3"], "started with lr 0.05, not 0.3"),
-        (["--batch-size", "2"], "trained with 8 images per step"),
+        (["--batch-size", "2"], "started with batch_size 4, not 2"),
         (["--model", "repvgg_a0"], "started with model repvgg_tiny, not repvgg_a0"),
     ],
 )
 def test_a_run_with_other_settings_is_not_continued(flags, wanted, whole):
     with pytest.raises(ValueError, match=wanted):
         small_run(whole, "--resume", str(whole / "last.pt"), *flags)
+
+
+def test_a_run_with_another_number_of_processes_is_told_so(whole, tmp_path):
+    saved = torch.load(whole / "last.pt", weights_only=True)
+    torch.save({**saved, "global_batch": 16}, tmp_path / "two.pt")  # as two processes would have written it
+    with pytest.raises(ValueError, match=r"16 images per step .* has 8: continue with as many processes"):
+        small_run(tmp_path / "run", "--resume", str(tmp_path / "two.pt"))
+
+
+@pytest.mark.parametrize("structure", ["train", "deployed"])
+def test_a_run_from_a_file_of_ours_takes_its_blocks_and_continues_without_it(structure, tmp_path):
+    network = zoo.create_model("repvgg_tiny", num_classes=10, block="acb", deploy=structure == "deployed")
+    start, folder = tmp_path / "start.safetensors", tmp_path / "run"
+    save_weights(start, network.state_dict(), {"model": "repvgg_tiny", "num_classes": 10, "block": "acb"})
+    flags = ["--epochs", "1", "--train-num-samples", "8", "--no-model-ema"]
+    config = small_config(folder, "--checkpoint", str(start), *flags, "--no-decay", "1d")
+    unnamed = dataclasses.replace(config, model=dataclasses.replace(config.model, model=None))
+    train.train(unnamed)
+    known = checkpoint.describe(str(folder / "last.pt"))["model"]
+    assert (known["model"], known["block"]) == ("repvgg_tiny", "acb")
+    before = final_state(folder)
+    names = {f"/state_dict/{name}" for name in network.state_dict()}
+    assert {name for name in before if name.startswith("/state_dict/")} == names
+    start.unlink()
+    unnamed.run.resume = "auto"
+    train.train(unnamed)  # nothing left to train
+    assert_same_state(final_state(folder), before)
+
+
+def test_a_checkpoint_of_a_run_is_known_by_what_it_holds(whole, tmp_path):
+    shutil.copy(whole / "last.pt", tmp_path / "renamed.pth")
+    assert checkpoint.is_run(tmp_path / "renamed.pth") and not checkpoint.is_run(whole / "deployed.safetensors")
+    assert checkpoint.describe(str(tmp_path / "renamed.pth"))["data"] == {"img_size": 16}
+
+
+def test_without_hard_links_a_second_name_is_a_copy(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for content in (b"one", b"another"):
+        (tmp_path / "last.pt").write_bytes(content)
+        checkpoint.link(tmp_path / "last.pt", tmp_path / "best.pt")
+        assert (tmp_path / "best.pt").read_bytes() == (tmp_path / "last.pt").read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "best.pt"}
+
+
+def test_a_run_that_died_before_it_named_its_best_checkpoint_makes_up_for_it(tmp_path, monkeypatch):
+    link = checkpoint.link
+
+    def fatal(source, target):
+        if target.name == "best.pt":
+            raise Killed
+        link(source, target)
+
+    folder = tmp_path / "run"
+    flags = ["--epochs", "1", "--train-num-samples", "8", "--no-model-ema", "--resume", "auto"]
+    monkeypatch.setattr(checkpoint, "link", fatal)
+    with pytest.raises(Killed):
+        small_run(folder, *flags)
+    monkeypatch.undo()
+    assert not (folder / "best.pt").exists()
+    small_run(folder, *flags)
+    assert torch.load(folder / "best.pt", weights_only=True)["progress"]["epoch"] == 1
+
+
+def test_a_signal_in_the_reduction_or_the_last_evaluation_is_not_lost(tmp_path, monkeypatch):
+    def signalled(function):
+        """The function, and one signal the first time it has done its work."""
+        signals = [signal.SIGTERM]
+
+        def call(*args):
+            result = function(*args)
+            if signals:
+                os.kill(os.getpid(), signals.pop())
+            return result
+
+        return call
+
+    folder = tmp_path / "run"
+    flags = ["--epochs", "1", "--train-num-samples", "12", "--no-model-ema", "--grad-accum-steps", "1"]
+    # The others have been told of no signal in step 1: nobody stops before step 2.
+    monkeypatch.setattr(step, "all_sum", signalled(step.all_sum))
+    with pytest.raises(Interrupted, match="after step 2;"):
+        small_run(folder, *flags)
+    monkeypatch.setattr(zoo, "deploy_with_report", signalled(zoo.deploy_with_report))
+    with pytest.raises(Interrupted, match="during the last evaluation"):
+        small_run(folder, *flags, "--resume", "auto")
+    assert not (folder / "deployed.safetensors").exists()
 
 
 def test_summary_has_one_row_per_epoch(whole):

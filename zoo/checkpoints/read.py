@@ -38,7 +38,7 @@ class Checkpoint:
         path: The file.
         state_dict: Name → tensor on the CPU, names as in the file but for wrappers' prefixes.
         metadata: What the file says about itself: of ours `model`, `structure`, `num_classes`, `model_kwargs`,
-            `report`; of others what plain numbers and strings lie beside the weights (timm: `arch`, `epoch`).
+            `data`, `report`; of others what plain numbers and strings lie beside the weights (timm: `arch`, `epoch`).
     """
 
     path: Path
@@ -130,15 +130,18 @@ def _damaged(path: Path, error: BaseException, truncated: bool = False) -> Check
 
 
 def _metadata(content: Any) -> dict[str, Any]:
-    """The numbers and strings beside the weights; of a run of ours also how its network was built."""
+    """The numbers and strings beside the weights; of a run of ours also its network and how images were cut."""
     if not isinstance(content, Mapping):
         return {}
     metadata = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
     config = content.get("config")
-    network = config.get("model") if isinstance(config, Mapping) else None
-    if isinstance(network, Mapping):
-        metadata |= {key: network[key] for key in ("model_kwargs", "block") if network.get(key)}
-    return metadata
+    if not isinstance(config, Mapping):
+        return metadata
+    network, data = (config[key] if isinstance(config.get(key), Mapping) else {} for key in ("model", "data"))
+    metadata |= {key: network[key] for key in ("model_kwargs", "block") if network.get(key)}
+    cut = {"img_size": data.get("eval_img_size") or data.get("img_size")}
+    cut |= {key: data.get(key) for key in ("crop_pct", "interpolation")}
+    return metadata | {"data": {key: value for key, value in cut.items() if value}}
 
 
 def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
+from zoo.atomic import atomic_write
 from zoo.cli.config import parse
 from zoo.cli.errors import report
 from zoo.cli.results import check_results_file, csv_text, deliver, markdown, show_log
@@ -38,9 +39,6 @@ def _main(argv: list[str]) -> int:
         if judgement.real_top1:
             row["real_top1"] = judgement.real_top1[name, distort]
         rows.append(row)
-    first = next(iter(judgement.predictions.values()))
-    _write(config.judge.per_class, _per_class(first, judgement.classes))
-    _write(config.judge.confusion, _confusion(first, judgement.classes))
     print(markdown(rows))
     agreements = [
         {"weights": name, "distort": distort, **agreement.to_dict()}
@@ -48,6 +46,11 @@ def _main(argv: list[str]) -> int:
     ]
     if agreements:
         print(markdown(agreements))
+    first = next(iter(judgement.predictions.values()))
+    for path, table in ((config.judge.per_class, _per_class), (config.judge.confusion, _confusion)):
+        if path is not None:
+            with atomic_write(path) as temporary:
+                temporary.write_text(csv_text(table(first, judgement.classes)))
     results = {
         **judged,
         "checkpoint": config.model.checkpoint,
@@ -73,11 +76,3 @@ def _per_class(predictions: "Predictions", classes: list[str]) -> list[dict[str,
 def _confusion(predictions: "Predictions", classes: list[str]) -> list[dict[str, Any]]:
     table = predictions.confusion(len(classes)).tolist()
     return [{"class": name, **dict(zip(classes, line, strict=True))} for name, line in zip(classes, table, strict=True)]
-
-
-def _write(path: str | None, rows: list[dict[str, Any]]) -> None:
-    from zoo.atomic import atomic_write
-
-    if path is not None:
-        with atomic_write(path) as temporary:
-            temporary.write_text(csv_text(rows))

@@ -1,15 +1,17 @@
 """The state of a run on disk: whole at any moment, the previous one kept, readable without trusting it."""
 
-import json
+import dataclasses
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from zoo.atomic import atomic_write
+from zoo.checkpoints import read_checkpoint
+from zoo.engine.config import ModelConfig
 from zoo.engine.messages import first_line
 
 VERSION = 1
@@ -39,11 +41,19 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name in one step, at no cost in space; an old file of that name goes."""
+    """Give a file a second name in one step, at no cost in space; an old file of that name goes.
+
+    Where there are no hard links (exFAT, SMB, another file system), it becomes a copy.
+    """
     temporary = target.with_name(f".tmp-{target.name}")
     temporary.unlink(missing_ok=True)
-    os.link(source, temporary)
-    os.replace(temporary, target)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        with atomic_write(target) as copy:
+            shutil.copyfile(source, copy)
+    else:
+        os.replace(temporary, target)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -73,36 +83,25 @@ def newest(folder: Path) -> Path | None:
 
 def is_run(path: Path) -> bool:
     """Whether a file is a checkpoint of a run (and not mere weights)."""
-    return path.suffix == ".pt" and not KEYS - _keys(path)
+    return {"version", "global_batch"} <= read_checkpoint(path).metadata.keys()
 
 
-def _keys(path: Path) -> set[str]:
-    try:
-        state = torch.load(path, map_location="meta", weights_only=True)
-    except UNREADABLE:
-        return set()
-    return set(state) if isinstance(state, dict) else set()
+def describe(path: str | None) -> dict[str, dict[str, Any]]:
+    """What a file of ours says of its network and images, as `model` and `data` settings; of no file, nothing."""
+    metadata = read_checkpoint(path).metadata if path else {}
+    if "model" not in metadata:
+        return {"model": {}, "data": {}}
+    model = {key: metadata[key] for key in ("model", "num_classes", "model_kwargs", "block") if key in metadata}
+    return {"model": model, "data": metadata.get("data", {})}
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """What a file of ours says of its network and images: `model` and `data` settings; else nothing."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    if is_run(path):
-        saved = load(path)
-        return {
-            "model": {**saved["config"]["model"], "num_classes": saved["num_classes"]},
-            "data": saved["config"]["data"],
-        }
-    if path.suffix != ".safetensors":
-        return {}
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("zoo", "{}")
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or not a safetensors file ({error})") from error
-    about = json.loads(text)
-    if "model" not in about:
-        return {}
-    model = {key: about[key] for key in ("model", "num_classes", "model_kwargs", "block") if key in about}
-    return {"model": model, "data": about.get("data", {})}
+def settle(config: ModelConfig, known: dict[str, Any]) -> ModelConfig:
+    """The network with what is left open as its checkpoint knows it, unless another network is asked for."""
+    if config.model not in (None, known.get("model")):
+        return config
+    return dataclasses.replace(
+        config,
+        model=known.get("model"),
+        block=config.block or known.get("block"),
+        model_kwargs={**known.get("model_kwargs", {}), **config.model_kwargs},
+    )

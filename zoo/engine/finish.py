@@ -38,7 +38,9 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
 
     `deployed.safetensors` holds the better weights by top-1 (the average on a tie).
 
-    Raises: EquivalenceError naming the block, if a deployed structure differed.
+    Raises:
+        EquivalenceError: a deployed structure differed; names the block.
+        Interrupted: SIGTERM or SIGINT.
     """
     weights = state.weights()
     example = next(iter(loader))[0][:2]
@@ -50,7 +52,8 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
         networks[f"{name}/deployed"], reports[name] = zoo.deploy_with_report(network, example)
     pairs = [(f"{name}/train", f"{name}/deployed") for name in weights]
     # In float32: in 16 bits two equal functions round apart.
-    scores, agreements = evaluate(networks, loader, torch.float32, run.processes, pairs)
+    batches = run.stop.watch(loader, f"during the last evaluation; {run.how_to_continue}")
+    scores, agreements = evaluate(networks, batches, torch.float32, run.processes, pairs)
     best = max(weights, key=lambda name: (scores[f"{name}/deployed"].top1, name == "ema"))
     agreement = agreements[f"{best}/train", f"{best}/deployed"]
 

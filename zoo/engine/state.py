@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from zoo.engine import checkpoint
+from zoo.engine.config import TrainConfig
 from zoo.engine.messages import first_line
 
 Item = TypeVar("Item")
@@ -74,9 +75,13 @@ class RunState:
         )
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises: ValueError if it is of a run with other settings."""
+        """Continue from a checkpoint. Raises: ValueError if it is of a run that steps in other batches."""
         saved = checkpoint.load(path)
-        self._check_same_run(path, saved)
+        if saved["global_batch"] != self.identity["global_batch"]:
+            raise ValueError(
+                f"resume: {path} was trained with {saved['global_batch']} images per step over all processes, this "
+                f"run has {self.identity['global_batch']}: continue with as many processes as it was started with"
+            )
         try:
             self.network.load_state_dict(saved["state_dict"])
             if self.ema:
@@ -87,17 +92,14 @@ class RunState:
             raise ValueError(f"{path}: does not fit this run: {first_line(error)}") from error
         self.progress = Progress(**saved["progress"])
 
-    def _check_same_run(self, path: Path, saved: dict[str, Any]) -> None:
-        if saved["global_batch"] != self.identity["global_batch"]:
-            raise ValueError(
-                f"resume: {path} was trained with {saved['global_batch']} images per step over all processes, this "
-                f"run has {self.identity['global_batch']}: choose --batch-size and --grad-accum-steps accordingly"
-            )
-        for section, settings in self.identity["config"].items():
-            for key, value in settings.items():
-                before = saved["config"].get(section, {}).get(key, value)
-                if before != value and key not in CHANGEABLE:
-                    raise ValueError(f"resume: {path} was started with {key} {before}, not {value}")
+
+def check_same_settings(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
+    """Raises: ValueError naming a setting in which the run that continues differs from the saved one."""
+    for section, settings in asdict(config).items():
+        for key, value in settings.items():
+            before = saved["config"].get(section, {}).get(key, value)
+            if before != value and key not in CHANGEABLE:
+                raise ValueError(f"resume: {path} was started with {key} {before}, not {value}")
 
 
 # What may change when a run is continued: where it runs and what it reports.

@@ -25,12 +25,15 @@ logger = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
-    """The loss stayed NaN or infinite."""
+    """The loss or its gradient stayed NaN or infinite."""
 
 
 def run_folder(config: TrainConfig) -> Path:
     """Where a run keeps its files: --output, or output/MODEL."""
-    return Path(config.run.output or Path("output") / (config.model.model or "train").replace("/", "_"))
+    if config.run.output:
+        return Path(config.run.output)
+    name = config.model.model or checkpoint.describe(config.model.checkpoint)["model"].get("model", "train")
+    return Path("output") / name.replace("/", "_")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
     """Forward and backward over `grad_accum_steps` batches, then one update.
 
     Returns: the mean loss over batches and processes, and the signal that asks to stop, or 0. If the loss of
-    any process is NaN or infinite, the mean is NaN and nothing has been updated.
+    any process or the gradient is NaN or infinite, the mean is NaN and nothing has been updated.
     """
     optim = run.config.optim
     total, signum = 0.0, 0
@@ -74,18 +77,24 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
             if optim.channel_lasso:
                 loss = loss + optim.channel_lasso * channel_lasso(state.network)
             # Every process must decide alike: whether to skip the step, whether to stop after it.
-            summed, asked = all_sum([loss.item(), float(run.stop.signum)], run.processes, run.device)
+            own = run.stop.signum  # read once: a signal may come at any moment
+            summed, asked = all_sum([loss.item(), float(own)], run.processes, run.device)
             mean = summed / run.processes.world_size
-            signum = run.stop.signum or (signal.SIGTERM if asked else 0)
+            signum = own or (signal.SIGTERM if asked else 0)
             if not math.isfinite(mean):
                 state.optimizer.zero_grad()
                 list(batches)  # the rest of the step is read all the same: the position in the epoch counts it
                 return math.nan, signum
             total += mean / optim.grad_accum_steps
             state.scaler.scale(loss / optim.grad_accum_steps).backward()
+    state.scaler.unscale_(state.optimizer)
+    parameters = [parameter for parameter in state.network.parameters() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # pyright: ignore
+    if not norm.isfinite() and not state.scaler.is_enabled():  # an enabled scaler skips the step itself
+        state.optimizer.zero_grad()
+        return math.nan, signum
     if optim.clip_grad:
-        state.scaler.unscale_(state.optimizer)
-        torch.nn.utils.clip_grad_norm_(state.network.parameters(), optim.clip_grad)
+        torch.nn.utils.clip_grads_with_norm_(parameters, optim.clip_grad, norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad()
@@ -125,16 +134,16 @@ class BufferGuard:
 
 
 def skip_step(run: Run, state: RunState) -> None:
-    """Account for a step without finite loss. Raises: DivergedError beyond the allowed number in a row."""
+    """Account for a step without finite loss and gradient. Raises: DivergedError beyond the allowed number in a row."""
     progress = state.progress
     progress.nonfinite += 1
     progress.skipped += 1
-    logger.warning("step %d: the loss is NaN or infinite, step skipped", progress.step)
+    logger.warning("step %d: the loss or its gradient is NaN or infinite, step skipped", progress.step)
     if progress.nonfinite > run.config.run.max_nonfinite_steps:
         last = checkpoint.newest(run.folder)
         good = f"the last good checkpoint is {last}" if last else "there is no checkpoint yet"
         raise DivergedError(
-            f"the loss was NaN or infinite for {progress.nonfinite} steps in a row (epoch "
+            f"the loss or its gradient was NaN or infinite for {progress.nonfinite} steps in a row (epoch "
             f"{progress.epoch + 1}, step {progress.step}): {good}; lower --lr, add --clip-grad, or try "
             "--amp-dtype float32"
         )

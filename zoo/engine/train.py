@@ -34,7 +34,7 @@ from zoo.engine.finish import Trained, finish
 from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
 from zoo.engine.log import log_epoch, log_shares, log_step, open_log
 from zoo.engine.optim import Schedule, create_optimizer, freeze
-from zoo.engine.state import Interrupted, Progress, RunState, StopRequest
+from zoo.engine.state import Interrupted, Progress, RunState, StopRequest, check_same_settings
 from zoo.engine.step import BufferGuard, Run, optimiser_step, run_folder, skip_step
 
 logger = logging.getLogger(__name__)
@@ -60,11 +60,14 @@ def train(config: TrainConfig) -> Trained:
 def _train(config: TrainConfig, processes: Processes, device: torch.device, stop: StopRequest) -> Trained:
     started = time.monotonic()
     resume = checkpoint_to_resume(config)
+    config = _settled(config, resume)
 
     # ---- data and network
     train_set, val_set = open_dataset(config.data, train=True), open_dataset(config.data, train=False)
     num_classes = count_classes(config.model, train_set)
-    network = _network(config, num_classes, processes, device)
+    network = _network(config, resume, num_classes, processes, device)
+    for start in config.augment.progressive:  # a mistake in it is said now, not when its epoch comes
+        make_train_loader(config, start, train_set, network, num_classes, processes, device)
     loader = make_train_loader(config, 0, train_set, network, num_classes, processes, device)
     val_loader = make_eval_loader(config, val_set, network, processes, device)
 
@@ -104,6 +107,8 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
         state.restore(resume)
         logger.info("continuing %s: epoch %d, batch %d", resume, state.progress.epoch + 1, state.progress.batch)
     log = open_log(config, run.folder, state.progress) if processes.is_first else None
+    if log and resume and state.progress.best_epoch == state.progress.epoch and not state.progress.batch:
+        checkpoint.link(resume, run.folder / checkpoint.BEST)  # in case the run died just before it did
     parameters = sum(p.numel() for p in network.parameters()) / 1e6
     precision = str(run.dtype).removeprefix("torch.")
     logger.info("%s: %.2f M parameters, %d classes", config.model.model, parameters, num_classes)
@@ -120,7 +125,8 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
         if log:
             log_epoch(log, run.folder, progress)
             log_shares(log, network, progress)
-            state.save(run.folder)
+            if is_best or not progress.nonfinite:  # what diverges must not replace what is good
+                state.save(run.folder)
             if is_best:
                 checkpoint.link(run.folder / checkpoint.LAST, run.folder / checkpoint.BEST)
     if log:
@@ -165,7 +171,8 @@ def _train_epoch(
             if log and progress.step % config.run.log_interval == 0:
                 log_step(log, progress, loss, schedule.lr())
             due = config.run.checkpoint_interval and progress.step % config.run.checkpoint_interval == 0
-            if run.processes.is_first and (due or signum or progress.batch == steps * accumulate):
+            due = due or signum or progress.batch == steps * accumulate
+            if run.processes.is_first and due and not progress.nonfinite:
                 state.save(run.folder)
             if signum:
                 name = signal.Signals(signum).name
@@ -212,9 +219,27 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     return None
 
 
-def _network(config: TrainConfig, num_classes: int, processes: Processes, device: torch.device) -> nn.Module:
+def _settled(config: TrainConfig, resume: Path | None) -> TrainConfig:
+    """What is left open about the network filled in: by the run that continues, else by the weights to start from.
+
+    Raises: ValueError if the run that continues was started with other settings.
+    """
+    saved = checkpoint.load(resume) if resume else None
+    known = saved["config"]["model"] if saved else checkpoint.describe(config.model.checkpoint)["model"]
+    config = dataclasses.replace(config, model=checkpoint.settle(config.model, known))
+    if resume and saved:
+        check_same_settings(resume, saved, config)
+    return config
+
+
+def _network(
+    config: TrainConfig, resume: Path | None, num_classes: int, processes: Processes, device: torch.device
+) -> nn.Module:
+    model = config.model
+    if resume:  # the weights it started from may be gone, and a deployed network stays one
+        model = dataclasses.replace(model, checkpoint=str(resume), pretrained=False)
     torch.manual_seed(config.run.seed)
-    network = build_network(config.model, num_classes).to(device)
+    network = build_network(model, num_classes).to(device)
     layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  (missing in torch's stub)
     if config.hardware.sync_bn and processes.distributed:

@@ -17,7 +17,7 @@ from zoo.data import EvalLoader
 from zoo.data.image_sets import ImageSet, Selection
 from zoo.engine import checkpoint
 from zoo.engine.build import build_network, count_classes, make_eval_loader, open_dataset
-from zoo.engine.config import DataConfig, ModelConfig, ValidateConfig
+from zoo.engine.config import DataConfig, ValidateConfig
 from zoo.engine.distributed import Processes, joined
 from zoo.engine.evaluate import Agreement, Predictions, evaluate
 from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
@@ -38,6 +38,7 @@ class Judgement:
     real_top1: dict[tuple[str, str], float]
     params: dict[str, int]
     classes: list[str]
+    """names of all that the network tells apart; where the set has none, the number"""
 
 
 def validate(config: ValidateConfig) -> Judgement:
@@ -72,6 +73,8 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
     dtype = choose_dtype("float32" if choice == "auto" else choice, device, first)  # scores are of float32
     labels = _real_labels(config.judge.real_labels, dataset) if config.judge.real_labels else None
     pairs = [(f"{name}/train", f"{name}/deployed") for name in weights if config.judge.structure == "both"]
+    names = [str(name) for name in getattr(dataset, "classes", None) or ()]
+    width = max(num_classes, getattr(first, "num_classes", 0))  # it may tell more classes apart than the set has
     judgement = Judgement(
         model=config.model.model or "",
         block=config.model.block,
@@ -79,7 +82,7 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
         agreements={},
         real_top1={},
         params={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
-        classes=[str(c) for c in getattr(dataset, "classes", None) or range(num_classes)],
+        classes=names + [str(number) for number in range(len(names), width)],
     )
     for distort in config.judge.distort:
         loader = make_eval_loader(config, dataset, first, processes, device, distort)
@@ -95,22 +98,16 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
 
 def _fill_in(config: ValidateConfig) -> ValidateConfig:
     """What the command line leaves open and the checkpoint knows: the network, how images were cut."""
-    known: dict[str, Any] = checkpoint.describe(Path(config.model.checkpoint)) if config.model.checkpoint else {}
-    if config.model.model is None:
-        if "model" not in known:
-            raise ValueError("model: give --model; a --checkpoint of ours would know its own")
-        keep = {"checkpoint": config.model.checkpoint}
-        model = ModelConfig(**{**known["model"], **keep})
-    else:
-        model = config.model
-    cut = {key: known.get("data", {}).get(key) for key in ("img_size", "eval_img_size", "crop_pct", "interpolation")}
-    if config.data.img_size is not None or config.data.eval_img_size is not None:
-        cut |= {"img_size": None, "eval_img_size": None}
-    given = {key: getattr(config.data, key) for key in cut}
-    data: DataConfig = dataclasses.replace(
-        config.data, **{key: value if value is not None else cut[key] for key, value in given.items()}
-    )
-    return dataclasses.replace(config, model=model, data=data)
+    known = checkpoint.describe(config.model.checkpoint)
+    model = checkpoint.settle(config.model, known["model"])
+    if model.model is None:
+        raise ValueError("model: give --model; a --checkpoint of ours would know its own")
+    if config.model.model is None and model.num_classes is None:
+        model = dataclasses.replace(model, num_classes=known["model"].get("num_classes"))
+    given = {key: value for key, value in vars(config.data).items() if value is not None}
+    if "eval_img_size" in given:
+        known["data"].pop("img_size", None)
+    return dataclasses.replace(config, model=model, data=DataConfig(**{**known["data"], **given}))
 
 
 def _load(config: ValidateConfig, num_classes: int) -> dict[str, nn.Module]:
