@@ -28,7 +28,7 @@ class ModelConfig:
     drop: float | None = bounded(None, 0, 1)
     """dropout before the classifier; by default the network's own"""
     model_kwargs: dict[str, Any] = field(default_factory=dict)
-    """further arguments of the network, as YAML: '{block: acb}'"""
+    """further arguments of the network, as YAML: '{output_stride: 16}'"""
     block: str | None = None
     """convert the K×K convs of the network to this multi-branch block (acb, dbb, kxk+1x1, …)"""
 
