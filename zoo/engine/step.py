@@ -88,13 +88,13 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
             total += mean / optim.grad_accum_steps
             state.scaler.scale(loss / optim.grad_accum_steps).backward()
     state.scaler.unscale_(state.optimizer)
-    parameters = [parameter for parameter in state.network.parameters() if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])  # pyright: ignore
+    gradients = [param.grad for param in state.network.parameters() if param.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     if not norm.isfinite() and not state.scaler.is_enabled():  # an enabled scaler skips the step itself
         state.optimizer.zero_grad()
         return math.nan, signum
     if optim.clip_grad:
-        torch.nn.utils.clip_grads_with_norm_(parameters, optim.clip_grad, norm)
+        torch.nn.utils.clip_grads_with_norm_(state.network.parameters(), optim.clip_grad, norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad()
