@@ -60,6 +60,8 @@ def openvino(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int
     import openvino as ov
     from openvino import opset8 as ops
 
+    from zoo.export.openvino_engine import core
+
     maps = [ops.parameter(list(x.shape), ov.Type.f32) for x in (a, b)]
     joined = ops.concat(maps, axis) if operation == "concat" else ops.add(*maps)
     # OpenVINO's own stubs give `Model` two unrelated types.
@@ -69,7 +71,7 @@ def openvino(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    request = ov.Core().compile_model(model, "CPU", {**config, "ENABLE_CPU_PINNING": False}).create_infer_request()
+    request = core().compile_model(model, "CPU", {**config, "ENABLE_CPU_PINNING": False}).create_infer_request()
     inputs = {0: a.numpy(), 1: b.numpy()}
     return lambda: request.infer(inputs, share_inputs=True, share_outputs=True)
 

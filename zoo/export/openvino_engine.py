@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from zoo.export.graphs import quiet
 if TYPE_CHECKING:
     import openvino as ov
 
+T = TypeVar("T")
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 SHAPES_KEPT = 4
 
@@ -30,14 +32,22 @@ def openvino(source: Source, precision: str) -> Run:
 
 @cache
 def core() -> ov.Core:
-    """The one Core of this process, never destroyed.
-
-    Its CPU plugin gives the thread another stack for signals. Of two that are destroyed oldest first, the younger
-    brings back the elder's, which is unmapped by then, and the next signal (Ctrl-C too) ends the process.
-    """
+    """The one Core of this process, its CPU plugin loaded."""
     import openvino as ov
 
-    return ov.Core()
+    made = ov.Core()
+    _in_a_thread(made.get_property, "CPU", "FULL_DEVICE_NAME")
+    return made
+
+
+def _in_a_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call in a thread of its own what may load or unload OpenVINO's CPU plugin.
+
+    Each load gives the calling thread another stack for signals, and each unload brings the one before back, even
+    if that is unmapped by then: the next signal (Ctrl-C, a child that ends) would kill the process.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *args, **kwargs).result()
 
 
 def compiled(model: ov.Model, precision: str, threads: int) -> Run:
@@ -79,7 +89,8 @@ def quantize_model(model: ov.Model, calibration: Sequence[Tensor]) -> ov.Model:
     model = model.clone()
     model.reshape(ov_shape(-1, *calibration[0].shape[1:]))
     with quiet("nncf"):
-        return nncf.quantize(
+        return _in_a_thread(
+            nncf.quantize,
             model,
             nncf.Dataset([batch.contiguous().numpy() for batch in calibration]),
             subset_size=len(calibration),
