@@ -1,0 +1,157 @@
+"""Write the README's results section from results/benchmark/.
+
+python tools/readme_tables.py           rewrite the section
+python tools/readme_tables.py --check   exit 1 if it is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from zoo.atomic import atomic_write
+from zoo.bench.report import read_all
+from zoo.bench.statistics import geometric_mean
+from zoo.bench.tables import significant
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "benchmark"
+START, END = "<!-- results -->\n", "<!-- /results -->\n"
+SPEEDUPS = {"eager": ("eager", "fp32"), "fp32": ("auto", "fp32"), "int8 allowed": ("auto", "int8")}
+"""Column → (engine, precision) of a deployed network."""
+PAIRS = ("resnet18-repvgg", "resnet34-repvgg", "resnet50-repvgg", "resnet101-repvgg")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    made = before + START + section() + END + after
+    if options.check:
+        return int(made != text)
+    with atomic_write(readme) as temporary:
+        temporary.write_text(made)
+    return 0
+
+
+def section() -> str:
+    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins()]) + "\n"
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The finished rows of a result file."""
+    [result] = read_all([RESULTS / f"{name}.json"])
+    return [row for row in result["rows"] if row["status"] == "ok"]
+
+
+def speedups() -> list[str]:
+    """Each network against what a user has today."""
+    [first] = read_all([RESULTS / "speedup-1.json"])
+    machine, versions = first["environment"]["cpu"], first["environment"]["versions"]
+    has_bf16 = any("bf16" in feature for feature in machine["features"])
+    lines = [
+        "## Measured",
+        "",
+        "Generated from [results/benchmark](results/benchmark) by `tools/readme_tables.py`; every figure with its spread is",
+        "on the page [report.html](results/benchmark/report.html).",
+        f"{machine['model']}, {machine['cpus']} CPUs ({', '.join(machine['features'])}), one thread, 224², "
+        + ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "onnxruntime", "openvino"))
+        + (". " if has_bf16 else ". This CPU has no bf16 arithmetic, so bf16 is not measured."),
+        "",
+        "**Speed-up of the deployed network** over timm's (DBB, ACNet: the official converter's) reparameterized one",
+        "in eager float32, interleaved in one run; [95 % of repeats]. int8 is timed on random calibration.",
+        "",
+        "| network | batch | " + " | ".join(SPEEDUPS) + " |",
+        "|---|---:|" + "---:|" * len(SPEEDUPS),
+    ]
+    for batch in (1, 8):
+        rows = rows_of(f"speedup-{batch}")
+        columns: dict[str, list[float]] = {column: [] for column in SPEEDUPS}
+        for model in dict.fromkeys(row["model"] for row in rows):
+            cells = []
+            for column, (engine, precision) in SPEEDUPS.items():
+                [row] = [r for r in rows if deployed(r) and (r["model"], *setting(r)) == (model, engine, precision)]
+                columns[column].append(row["speedup"]["value"])
+                cells.append(ratio(row["speedup"]))
+            lines.append(f"| {model} | {batch} | {' | '.join(cells)} |")
+        means = [f"**{significant(geometric_mean(values))}x**" for values in columns.values()]
+        lines.append(f"| **geometric mean** | {batch} | {' | '.join(means)} |")
+    return [*lines, ""]
+
+
+def pairs() -> list[str]:
+    """RepVGG beside the ResNets of the paper's Table 4."""
+    lines = [
+        "**RepVGG against ResNet**, pairs of the paper's Table 4, deployed on the same engine: how many times as fast.",
+        "",
+        "| RepVGG | over | batch | eager | onnxruntime | openvino |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name in PAIRS:
+        rows = [row for row in rows_of(name) if deployed(row)]
+        resnet = next(row["model"] for row in rows if row["model"].startswith("timm/"))
+        median = {(row["model"], row["batch_size"], row["engine"]): row["median"] for row in rows}
+        for model in dict.fromkeys(row["model"] for row in rows if row["model"] != resnet):
+            for batch in (1, 8):
+                times = [
+                    significant(median[resnet, batch, engine] / median[model, batch, engine]) + "x"
+                    for engine in ("eager", "onnxruntime", "openvino")
+                ]
+                lines.append(f"| {model} | {resnet.removeprefix('timm/')} | {batch} | {' | '.join(times)} |")
+    return [*lines, ""]
+
+
+def ghosts() -> list[str]:
+    """GhostNet's time over RepGhostNet's."""
+    rows = [row for row in rows_of("ghost-repghost") if row["comparison"] == "network"]
+    lines = ["**RepGhostNet against GhostNet** at equal width, whole networks: how many times as fast.", ""]
+    engines = list(dict.fromkeys(row["engine"] for row in rows))
+    lines += ["| width | batch | " + " | ".join(engines) + " |", "|---|---:|" + "---:|" * len(engines)]
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        for batch in sorted({row["batch_size"] for row in rows}):
+            found = {r["engine"]: r for r in rows if (r["stage"], r["batch_size"]) == (stage, batch)}
+            lines.append(f"| {stage} | {batch} | {' | '.join(ratio(found[e]['ratio']) for e in engines)} |")
+    return [*lines, ""]
+
+
+def joins() -> list[str]:
+    """Concat's time over Add's, over GhostNet's shapes."""
+    lines = [
+        "**Concat against Add** on the shapes of GhostNet's stages: time of Concat over time of Add (geometric mean).",
+        "",
+    ]
+    means: dict[tuple[str, int], float] = {}
+    for engine in ("eager", "onnxruntime", "openvino"):
+        rows = [row for row in rows_of(f"concat-add-{engine}") if row["comparison"] == "operator"]
+        for layout in dict.fromkeys(row["layout"] for row in rows):
+            for batch in sorted({row["batch_size"] for row in rows}):
+                same = [r for r in rows if (r["layout"], r["batch_size"]) == (layout, batch)]
+                means[f"{engine} {layout}", batch] = geometric_mean([r["ratio"]["value"] for r in same])
+    kinds = list(dict.fromkeys(kind for kind, _ in means))
+    lines += ["| batch | " + " | ".join(kinds) + " |", "|---:|" + "---:|" * len(kinds)]
+    for batch in sorted({batch for _, batch in means}):
+        cells = [significant(means[kind, batch]) if (kind, batch) in means else "" for kind in kinds]
+        lines.append(f"| {batch} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def deployed(row: dict[str, Any]) -> bool:
+    return row["structure"] == "deployed"
+
+
+def setting(row: dict[str, Any]) -> tuple[str, str]:
+    return row["engine"], row["precision"]
+
+
+def ratio(value: dict[str, float]) -> str:
+    return f"{significant(value['value'])}x [{significant(value['repeat_low'])}, {significant(value['repeat_high'])}]"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
