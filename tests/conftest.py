@@ -6,8 +6,8 @@ import os
 # Before torch is imported, and through the environment, so that it holds for the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402  (reads OMP_NUM_THREADS)
-from hypothesis import settings  # noqa: E402
+import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
 

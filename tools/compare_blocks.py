@@ -2,7 +2,7 @@
 
     python tools/compare_blocks.py --output results/compare_blocks.json
 
-ResNet-18-shaped networks (timm's resnet18 with widths 16 32 64 128, at 48 pixels), one recipe, plain and with every
+ResNet-18-shaped networks (timm's resnet18 with widths 16 32 64 128, at 32 pixels), one recipe, plain and with every
 3x3 convolution an ACB or a DBB; five seeds, each the same for all three. Every run is train.py's own: what counts is
 the top-1 of the deployed network on the 2,000 validation images. Finished runs are kept, so it can be interrupted.
 """
@@ -29,15 +29,15 @@ RECIPE = {
     "model": "timm/resnet18",
     "model-kwargs": "{channels: [16, 32, 64, 128], stem_width: 16}",
     "dataset": "fashion",
-    "img-size": "48",
+    "img-size": "32",
     "crop-pct": "1.0",
     "scale": "[0.6, 1.0]",
     "batch-size": "64",
-    "epochs": "12",
+    "epochs": "8",
     "warmup-epochs": "1",
     "lr": "0.05",
     "weight-decay": "1e-4",
-    "val-interval": "12",
+    "val-interval": "8",
     "workers": "0",
     "threads": "1",
 }
@@ -119,7 +119,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     means = [statistics.mean(of[block, seed] for seed in SEEDS) for block in BLOCKS]
     axes.plot(BLOCKS, means, "o-", color="C0", linewidth=2, label=f"mean of {len(SEEDS)} seeds")
     axes.set_ylabel("top-1 of the deployed network, %")
-    axes.set_title("Slim ResNet-18, 5,000 bundled images, 12 epochs", fontsize=10)
+    axes.set_title("Slim ResNet-18, 5,000 bundled images, 8 epochs", fontsize=10)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150, format="png")

@@ -58,8 +58,8 @@ def speedups() -> list[str]:
     lines = [
         "## Measured",
         "",
-        "Generated from [results/benchmark](results/benchmark) by `tools/readme_tables.py`; every figure with its spread is",
-        "on the page [report.html](results/benchmark/report.html).",
+        "Generated from [results/benchmark](results/benchmark) by `tools/readme_tables.py`; every figure with its",
+        "spread is on the page [report.html](results/benchmark/report.html).",
         f"{machine['model']}, {machine['cpus']} CPUs ({', '.join(machine['features'])}), one thread, 224², "
         + ", ".join(f"{name} {versions[name]}" for name in ("torch", "timm", "onnxruntime", "openvino"))
         + (". " if has_bf16 else ". This CPU has no bf16 arithmetic, so bf16 is not measured."),
