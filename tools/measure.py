@@ -50,16 +50,16 @@ def commands() -> dict[str, str]:
         )
     jobs["ghost-repghost"] = (
         "concat-add --engine eager onnxruntime openvino --comparison module network --width 0.5 1.0 1.3 "
-        "--batch-size 1 8 --rounds 30 --seconds 5 --warmup-seconds 1"
+        "--batch-size 1 8 --rounds 30 --seconds 2 --warmup-seconds 0.5"
     )
     for resnet, rivals in PAIRS.items():
         jobs[f"{resnet}-repvgg"] = (
             f"latency --model timm/{resnet} {rivals} --together --structure deployed "
-            "--engine eager onnxruntime openvino --batch-size 1 8 --rounds 30 --seconds 12"
+            "--engine eager onnxruntime openvino --batch-size 1 8 --rounds 30 --seconds 10"
         )
     for model in TRAINED:
         jobs[f"train-{model}"] = (
-            f"train --model {model} --layout nchw nhwc --precision {FLOATS} --threads 2 --rounds 12 --seconds 45"
+            f"train --model {model} --layout nchw nhwc --precision {FLOATS} --threads 2 --rounds 12 --seconds 25"
         )
     jobs["profile"] = f"profile --model {SIX} --batch-size 8 --rounds 20 --seconds 20"
     jobs["repeatability"] = (
