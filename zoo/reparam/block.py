@@ -14,6 +14,9 @@ from zoo.cost import meta_twin
 from zoo.reparam.algebra import AffineKernel, ConvSpec, add, embed
 from zoo.reparam.fold import fold
 
+_FITTING: set[tuple[ConvSpec, str]] = set()
+"""Convolutions and (printed) branches that were found to fit."""
+
 
 class MultiBranchConv2d(nn.Module):
     """A stand-in for `Conv2d` (+ `BatchNorm2d`): y = Σ branch(x).
@@ -41,7 +44,9 @@ class MultiBranchConv2d(nn.Module):
         self.branches = nn.ModuleDict(branches)
         if not branches:
             raise ValueError("a block needs at least one branch")
-        meta_twin(self).equivalent_kernel()  # shapes only: refuses what does not fit
+        if (built := (spec, repr(self.branches))) not in _FITTING:  # networks repeat their blocks
+            meta_twin(self).equivalent_kernel()  # shapes only: refuses what does not fit
+            _FITTING.add(built)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pads:

@@ -51,7 +51,7 @@ class AveragePool2d(nn.Module):
         return F.conv2d(x, weight, None, self.stride, 0, self.dilation, self.channels)
 
     def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
+        return f"{self.channels}, kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}"
 
 
 class BatchNormPad2d(nn.Module):
