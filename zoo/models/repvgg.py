@@ -158,7 +158,9 @@ class RepVGGPlus(RepVGG):
         like = next(self.parameters())
         dd = {"device": like.device, "dtype": like.dtype}
         widths = [info["num_chs"] for info in self.feature_info[1:4]]
-        self.aux_heads = TrainingOnly([_auxiliary_head(w, num_classes, dd) for w in widths])
+        if len(self.aux_heads) > 0:  # a deployed network has none
+            heads = [_auxiliary_head(width, num_classes, dd) for width in widths]
+            self.aux_heads = TrainingOnly(heads).train(self.training)
 
 
 def _auxiliary_head(channels: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:
