@@ -21,7 +21,7 @@ import zoo
 from zoo.registry import model_entry
 
 SMALL = (
-    "repvgg_a0,repvgg_d2se,repvggplus_*,acnet_resnet18,dbb_resnet18,dbb_mobilenet_v1,dbb_alexnet,"
+    "repvgg_a0,repvggplus_*,acnet_resnet18,dbb_resnet18,dbb_mobilenet_v1,dbb_alexnet,"
     "repghostnet_0.5x,mobileone_s0,yolov7*"
 )
 PATTERNS = (os.environ.get("ZOO_MODELS") or SMALL).split(",")

@@ -49,7 +49,7 @@ def commands() -> dict[str, str]:
             f"concat-add --engine {engine} --comparison operator --rounds 30 --seconds 1 --warmup-seconds 0.2"
         )
     jobs["ghost-repghost"] = (
-        "concat-add --engine eager onnxruntime openvino --comparison module network --width 0.5 1.0 1.3 "
+        "concat-add --engine eager onnxruntime openvino --comparison network --width 0.5 1.0 1.3 "
         "--batch-size 1 8 --rounds 30 --seconds 2 --warmup-seconds 0.5"
     )
     for resnet, rivals in PAIRS.items():

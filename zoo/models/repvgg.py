@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, SqueezeExcite
+from timm.layers import ClassifierHead, SqueezeExcite, get_device_dtype
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
@@ -155,12 +155,18 @@ class RepVGGPlus(RepVGG):
     @torch.jit.ignore()
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         super().reset_classifier(num_classes, global_pool)
-        like = next(self.parameters())
-        dd = {"device": like.device, "dtype": like.dtype}
-        widths = [info["num_chs"] for info in self.feature_info[1:4]]
-        if len(self.aux_heads) > 0:  # a deployed network has none
-            heads = [_auxiliary_head(width, num_classes, dd) for width in widths]
-            self.aux_heads = TrainingOnly(heads).train(self.training)
+        for head in self.aux_heads:
+            classifier: Any = head[-1]
+            classifier.reset(num_classes, global_pool, **get_device_dtype(self))
+
+    @torch.jit.ignore()
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        wanted = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if prune_head:
+            self.aux_heads.clear()
+        return wanted
 
 
 def _auxiliary_head(channels: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:
