@@ -134,6 +134,20 @@ def test_repvggplus_recomputes_activations_in_training_and_gives_the_same_gradie
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
 
 
+def test_repvggplus_resets_its_auxiliary_classifiers_and_nothing_else_of_them():
+    variant = dataclasses.replace(VARIANTS["repvgg_tiny"], a=0.125, b=0.125, aux_heads=True)
+    network = RepVGGPlus(variant, num_classes=3).double().eval().requires_grad_(False)
+    before = network.aux_heads[0][0].weight.clone()
+    network.reset_classifier(5)
+    assert torch.equal(network.aux_heads[0][0].weight, before)
+    assert [head[-1].fc.weight.shape[0] for head in network.aux_heads] == [5, 5, 5]
+    assert not any(module.training for module in network.modules())
+    assert all(parameter.dtype is torch.float64 for parameter in network.parameters())
+    assert [output.shape for output in network.train()(torch.randn(2, 3, 32, 32).double())] == [(2, 5)] * 4
+    network.prune_intermediate_layers([0])
+    assert len(network.aux_heads) == 0
+
+
 def test_repghost_uses_the_large_kernel_only_where_strided_or_in_a_shortcut():
     kernels = {}
     network = zoo.create_model("repghostnet_1.0x", device="meta")

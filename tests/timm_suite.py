@@ -20,10 +20,7 @@ import timm
 import zoo
 from zoo.registry import model_entry
 
-SMALL = (
-    "repvgg_a0,repvggplus_*,acnet_resnet18,dbb_resnet18,dbb_mobilenet_v1,dbb_alexnet,"
-    "repghostnet_0.5x,mobileone_s0,yolov7*"
-)
+SMALL = "repvgg_a0,acnet_resnet18,dbb_mobilenet_v1,repghostnet_0.5x,mobileone_s0,yolov7*"
 PATTERNS = (os.environ.get("ZOO_MODELS") or SMALL).split(",")
 NAMES = {
     model_entry(name).timm_name

@@ -155,8 +155,8 @@ class RepVGGPlus(RepVGG):
     @torch.jit.ignore()
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         super().reset_classifier(num_classes, global_pool)
-        for head in self.aux_heads:
-            classifier: Any = head[-1]
+        heads: Any = self.aux_heads
+        for *_, classifier in heads:
             classifier.reset(num_classes, global_pool, **get_device_dtype(self))
 
     @torch.jit.ignore()
