@@ -21,7 +21,6 @@ RESULTS = ROOT / "results" / "benchmark"
 START, END = "<!-- results -->\n", "<!-- /results -->\n"
 SPEEDUPS = {"eager": ("eager", "fp32"), "fp32": ("auto", "fp32"), "int8 allowed": ("auto", "int8")}
 """Column → (engine, precision) of a deployed network."""
-PAIRS = ("resnet18-repvgg", "resnet34-repvgg", "resnet50-repvgg", "resnet101-repvgg")
 
 
 def main() -> int:
@@ -41,7 +40,14 @@ def main() -> int:
 
 
 def section() -> str:
-    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins()]) + "\n"
+    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins(), *loads()]) + "\n"
+
+
+def loads() -> list[str]:
+    """How busy the machine was."""
+    results = {file.stem: read_all([file])[0] for file in sorted(RESULTS.glob("*.json"))}
+    parts = [f"{name} {significant(result['environment']['load_average'][0])}" for name, result in results.items()]
+    return [f"Load average when each run began (an idle machine has 0): {', '.join(parts)}.", ""]
 
 
 def rows_of(name: str) -> list[dict[str, Any]]:
@@ -93,7 +99,7 @@ def pairs() -> list[str]:
         "| RepVGG | over | batch | eager | onnxruntime | openvino |",
         "|---|---|---:|---:|---:|---:|",
     ]
-    for name in PAIRS:
+    for name in sorted(file.stem for file in RESULTS.glob("*-repvgg.json")):
         rows = [row for row in rows_of(name) if deployed(row)]
         resnet = next(row["model"] for row in rows if row["model"].startswith("timm/"))
         median = {(row["model"], row["batch_size"], row["engine"]): row["median"] for row in rows}
@@ -149,8 +155,12 @@ def setting(row: dict[str, Any]) -> tuple[str, str]:
     return row["engine"], row["precision"]
 
 
-def ratio(value: dict[str, float]) -> str:
-    return f"{significant(value['value'])}x [{significant(value['repeat_low'])}, {significant(value['repeat_high'])}]"
+def ratio(value: dict[str, float | None]) -> str:
+    """The ratio, and the interval of repeats if there were enough rounds to state one."""
+    middle, low, high = (value[name] for name in ("value", "repeat_low", "repeat_high"))
+    assert middle is not None
+    text = f"{significant(middle)}x"
+    return text if low is None or high is None else f"{text} [{significant(low)}, {significant(high)}]"
 
 
 if __name__ == "__main__":
