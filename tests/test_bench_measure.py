@@ -1,10 +1,9 @@
-"""What the benchmark builds and counts: structures, memory, traffic, limits, and the rows it makes of them."""
+"""What the benchmark counts: memory, traffic, limits, and the rows it makes of them."""
 
 import itertools
 import math
 
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -15,106 +14,18 @@ from zoo.bench.environment import commit, cpu, environment
 from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
 from zoo.bench.peak import gemm_peak, measure_peaks, triad_bandwidth
 from zoo.bench.statistics import paired_ratio
-from zoo.bench.structures import STRUCTURES, build_structures, fold_branches, peer_name
 from zoo.bench.timing import Plan
 from zoo.bench.traffic import traffic
 from zoo.cost import count
-from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.block import MultiBranchConv2d
-from zoo.reparam.branches import build_block
 
 PLAN = Plan(rounds=8, seconds=5, warmup_seconds=0.05)
 TINY = "repvgg_tiny"
 CPU = torch.device("cpu")
 
 
-def randomised(network, seed=0):
-    """Eval mode, with BatchNorm statistics that are not 0 and 1."""
-    generator = torch.Generator().manual_seed(seed)
-    for norm in network.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            for tensor, low in (
-                (norm.running_mean, -0.5),
-                (norm.bias, -0.5),
-                (norm.running_var, 0.5),
-                (norm.weight, 0.5),
-            ):
-                tensor.data.uniform_(low, low + 1, generator=generator)
-    return network.eval()
-
-
 def norms_in(network):
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-
-
-# Structures
-
-
-@pytest.mark.parametrize("block", ["repvgg", "acb", "dbb", "mobileone", "kxk+1x1+asym+avg+identity"])
-@pytest.mark.parametrize("stride", [1, 2])
-def test_folded_branches_compute_what_the_train_structure_does(block, stride):
-    spec = ConvSpec(in_channels=6, out_channels=6, kernel_size=(3, 3), stride=(stride, stride), padding=(1, 1))
-    network = randomised(
-        nn.Sequential(build_block(spec, block), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.BatchNorm2d(4))
-    ).double()
-    images = torch.randn(2, 6, 9, 9, dtype=torch.float64)
-    folded = fold_branches(network, images)
-    torch.testing.assert_close(folded(images), network(images), rtol=1e-10, atol=1e-10)
-    before, after = network.get_submodule("0"), folded.get_submodule("0")
-    assert isinstance(before, MultiBranchConv2d)
-    assert isinstance(after, MultiBranchConv2d)
-    assert after.branches.keys() == before.branches.keys()
-    # What follows no convolution stays: the identity's BatchNorm (stride 1 only) and that behind average pooling.
-    identity, pooled = stride == 1 and block not in ("acb", "dbb"), "avg" in block or block == "dbb"
-    assert norms_in(folded) == identity + pooled
-
-
-def test_all_structures_of_a_network_answer_alike():
-    torch.manual_seed(0)
-    images = torch.randn(2, 3, 32, 32)
-    networks = build_structures(TINY, list(STRUCTURES), images)
-    with torch.inference_mode():
-        answers = {name: network(images) for name, network in networks.items()}
-    for name in ("folded", "deployed", "peer"):
-        torch.testing.assert_close(answers[name], answers["train"], rtol=1e-4, atol=1e-5)
-    assert zoo.is_deployed(networks["deployed"])
-    assert not zoo.is_deployed(networks["folded"])
-    assert norms_in(networks["deployed"]) == 0
-    assert 0 < norms_in(networks["folded"]) < norms_in(networks["train"])
-    assert 0.1 < answers["train"].std() < 10  # settled statistics: no map vanished or overflowed
-
-
-def test_foreign_blocks_are_deployed_too():
-    networks = build_structures("timm/repghostnet_050", ["train", "deployed"], torch.randn(1, 3, 32, 32))
-    assert count(networks["deployed"]).params < count(networks["train"]).params == 2313968
-    assert norms_in(networks["deployed"]) == 0
-
-
-@pytest.mark.parametrize(
-    ("model", "peer"),
-    [
-        ("repvgg_a0", "timm/repvgg_a0"),
-        ("repvgg_b1g4", "timm/repvgg_b1g4"),
-        ("repvgg_b1g2", None),
-        ("repghostnet_1.0x", "timm/repghostnet_100"),
-        ("repghostnet_0.58x", "timm/repghostnet_058"),
-        ("mobileone_s4", "timm/mobileone_s4"),
-        ("resnet50", "timm/resnet50"),
-        ("acnet_resnet18", None),
-        ("timm/resnet18", "timm/resnet18"),
-    ],
-)
-def test_peers_are_networks_that_timm_has(model, peer):
-    assert peer_name(model) == peer
-    if peer:
-        assert timm.is_model(peer.removeprefix("timm/"))
-
-
-def test_unknown_structures_are_refused():
-    with pytest.raises(ValueError, match="unknown structure 'fused': known are peer, train"):
-        build_structures(TINY, ["fused"], torch.randn(1, 3, 32, 32))
 
 
 # Memory, traffic, limits

@@ -91,7 +91,7 @@ def _parser(sections: dict[str, Any], prog: str, description: str) -> ArgumentPa
             kind: dict[str, Any] = {"type": get_type_hints(section)[setting.name]}
             if kind["type"] is bool:
                 kind = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}
-            default = setting.default_factory() if is_list else setting.default  # type: ignore[misc]
+            default = setting.default_factory() if is_list else setting.default  # type: ignore[misc] (no default: a factory)
             group.add_argument(_flag(setting.name), default=default, help=text[setting.name], **kind)
     return parser
 
