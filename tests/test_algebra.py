@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.blocks import pairs
 from zoo.reparam.algebra import (
@@ -91,6 +92,14 @@ def test_a_conv_and_its_batchnorm_are_one_conv(size, padding):
     scale, shift = torch.rand(6, dtype=torch.float64) + 0.5, torch.randn(6, dtype=torch.float64)
     wanted = conv(X) * scale[None, :, None, None] + shift[None, :, None, None]
     assert_same(compose(conv, per_channel(scale, shift))(X), wanted)
+
+
+def test_a_batchnorm_scales_a_kernel_without_multiplying_matrices():
+    conv, scale = kernel(8, 8, (3, 3)), torch.rand(8, dtype=torch.float64)
+    with FlopCounterMode(display=False) as counter:
+        merged = compose(conv, per_channel(scale, torch.zeros_like(scale)))
+    assert torch.equal(merged.weight, conv.weight * scale[:, None, None, None])
+    assert counter.get_total_flops() == 0
 
 
 def test_transform_iii_is_exact_where_the_border_is_the_first_convs_response_to_zero():

@@ -195,13 +195,19 @@ def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
         )
     if first.kernel_size != (1, 1) and second.kernel_size != (1, 1):
         raise ValueError(f"cannot compose {first.kernel_size} with {second.kernel_size}: one must be 1x1")
-    groups = math.gcd(first.groups, second.groups)
-    first, second = regroup(first, groups), regroup(second, groups)
-    inner = first.weight.unflatten(0, (groups, -1))  # (groups, middle, in, h, w)
-    outer = second.weight.unflatten(0, (groups, -1))  # (groups, out, middle, h, w)
-    weight = torch.einsum("gomyx,gmivu->goiyvxu", outer, inner).flatten(0, 1).flatten(2, 3).flatten(3, 4)
-    response = first.bias.unflatten(0, (groups, -1))
-    bias = torch.einsum("gomyx,gm->go", outer, response).flatten() + second.bias
+    if second.groups == second.out_channels == second.in_channels:  # BatchNorm, pooling: no sum over channels
+        groups = first.groups
+        weight = second.weight[:, :, :, None, :, None] * first.weight[:, :, None, :, None, :]
+        bias = second.weight.sum((1, 2, 3)) * first.bias + second.bias
+    else:
+        groups = math.gcd(first.groups, second.groups)
+        first, second = regroup(first, groups), regroup(second, groups)
+        inner = first.weight.unflatten(0, (groups, -1))  # (groups, middle, in, h, w)
+        outer = second.weight.unflatten(0, (groups, -1))  # (groups, out, middle, h, w)
+        weight = torch.einsum("gomyx,gmivu->goiyvxu", outer, inner).flatten(0, 1)
+        response = first.bias.unflatten(0, (groups, -1))
+        bias = torch.einsum("gomyx,gm->go", outer, response).flatten() + second.bias
+    weight = weight.flatten(2, 3).flatten(3, 4)  # of two kernels, one is a single tap
     (sy, sx), (left, right, top, bottom) = first.stride, second.padding
     between = (left * sx, right * sx, top * sy, bottom * sy)
     stride, padding = _multiply(first.stride, second.stride), _plus(first.padding, between)
