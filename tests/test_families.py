@@ -240,6 +240,17 @@ def test_deployed_converted_networks_have_timms_module_names():
         assert weights == {k for k in theirs if k.endswith(".weight") and theirs[k].ndim > 1}
 
 
+@pytest.mark.parametrize("name", ["dbb_resnet18", "acnet_mobilenet_v1", "mobileone_s1"])
+def test_an_output_stride_that_does_not_exist_is_refused(name):
+    with pytest.raises(ValueError, match="output_stride=7"):
+        create(name, output_stride=7, device="meta")
+
+
+def test_without_branches_a_converted_network_is_its_plain_twin():
+    network = create("dbb_resnet18", block="plain", device="meta")
+    assert network.state_dict().keys() == create("resnet18", device="meta").state_dict().keys()
+
+
 def test_the_block_can_be_chosen_for_every_family():
     for name in ("repvgg_tiny", "repghostnet_0.5x", "acnet_resnet18", "resnet18", "yolov7_backbone"):
         assert "kxk+kxk_2" in block_sets(zoo.create_model(name, block="kxk*2", device="meta"))

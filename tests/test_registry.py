@@ -72,6 +72,15 @@ def test_features_come_from_every_stage_in_both_structures(deploy):
     ]
 
 
+def test_out_indices_are_taps_or_how_many_of_the_last():
+    for out_indices, channels in ((2, [96, 192]), ((1, -1), [24, 192])):
+        network = zoo.create_model("repvgg_tiny", features_only=True, out_indices=out_indices, device="meta")
+        assert [m.shape[1] for m in network(torch.empty(1, 3, 32, 32, device="meta"))] == channels
+    for out_indices in (0, 6, (5,)):
+        with pytest.raises(ValueError, match=r"^out_indices=.* out of range"):
+            zoo.create_model("repvgg_tiny", features_only=True, out_indices=out_indices, device="meta")
+
+
 def test_networks_of_timm_and_torchvision_are_named_by_library():
     assert type(zoo.create_model("timm/resnet18", num_classes=3, device="meta")).__module__ == "timm.models.resnet"
     assert zoo.create_model("torchvision/resnet18", num_classes=3).fc.out_features == 3

@@ -112,15 +112,21 @@ def test_layers_group_for_layer_wise_learning_rates(name):
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("deploy", [False, True])
-def test_the_declared_first_convs_and_classifier_exist(name, deploy):
-    network = create(name, deploy=deploy, in_chans=5, device="meta")
+@pytest.mark.parametrize("block", [None, "kxk*2+1x1_kxk"])
+def test_the_declared_first_convs_and_classifier_exist(name, deploy, block):
+    network = create(name, deploy=deploy, block=block, in_chans=5, device="meta")
     cfg = network.pretrained_cfg
     first = (cfg["first_conv"],) if isinstance(cfg["first_conv"], str) else cfg["first_conv"]
-    for conv in first:
-        assert network.get_submodule(conv).in_channels == 5
     readers = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == 5]
-    assert set(first) <= set(readers)
+    assert set(first) == {n for n in readers if not n.endswith("1x1_kxk.conv2")}
     assert isinstance(network.get_submodule(cfg["classifier"]), nn.Linear)
+
+
+def test_a_converted_networks_first_convs_are_those_of_its_block():
+    network = zoo.convert(timm.create_model("mobilenetv1_100", device="meta"), "acb")
+    branches = ("kxk", "ver", "hor")
+    assert network.pretrained_cfg["first_conv"] == tuple(f"conv_stem.branches.{branch}.conv" for branch in branches)
+    assert zoo.deploy(network.eval()).pretrained_cfg["first_conv"] == "conv_stem"
 
 
 def test_an_unknown_argument_is_refused():

@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ import torchvision
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import generate_default_cfgs
 from timm.models._builder import pretrained_cfg_for_features
-from timm.models._features import FeatureGetterNet
+from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import nn
 
 from zoo.checkpoints import Checkpoint, fetch_pretrained, load_checkpoint, read_checkpoint
 from zoo.reparam.convert import convert
 from zoo.reparam.deploy import deploy as deploy_network
+from zoo.reparam.first_conv import declare_first_conv
 
 Builder = Callable[..., nn.Module]
 
@@ -132,7 +133,7 @@ def create_model(
     deploy: bool = False,
     block: str | None = None,
     features_only: bool = False,
-    out_indices: tuple[int, ...] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     **kwargs: Any,
 ) -> nn.Module:
     """Create a network.
@@ -150,14 +151,14 @@ def create_model(
             equal; of random ones the proof is skipped (`zoo.deploy` makes it).
         block: Build with this branch set instead of the network's own; a network that has none is converted
             (see `zoo.convert`).
-        features_only: Return the feature maps at `out_indices` (default: all taps) instead of logits.
+        features_only: Return the feature maps at `out_indices` (a number: the last so many; default: all) instead of logits.
         kwargs: To the builder: num_classes, in_chans, drop_rate, device, dtype, output_stride, …
 
     Raises:
         UnknownModelError: No such name.
         CheckpointError: The file is missing, unreadable or of another network; says which keys differ.
         ValueError: `pretrained` and `checkpoint` both; an unknown block or one that fits nowhere; `features_only` of a
-            network without feature taps; what else the builder refuses.
+            network without feature taps, or at taps it has not; what else the builder refuses.
         EquivalenceError: A deployed network did not prove equal.
     """
     if pretrained and checkpoint is not None:
@@ -212,15 +213,19 @@ def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
         channels, *size = entry.cfg["input_size"]
         cfg = {"architecture": entry.timm_name, "input_size": (kwargs.get("in_chans", channels), *size)}
         model.pretrained_cfg = model.default_cfg = {**entry.cfg, **cfg}
+        declare_first_conv(model)
     return convert(model, block) if block else model
 
 
-def _features(model: Any, out_indices: tuple[int, ...] | None) -> nn.Module:
+def _features(model: Any, out_indices: int | Sequence[int] | None) -> nn.Module:
     """The network cut to its feature maps, in the manner of timm's `features_only`."""
     if not hasattr(model, "forward_intermediates"):
         raise ValueError(f"features_only: {type(model).__name__} has no feature taps")
     cfg = getattr(model, "pretrained_cfg", {})
-    taps: Any = list(range(len(model.feature_info))) if out_indices is None else list(out_indices)
+    try:
+        taps, _ = feature_take_indices(len(model.feature_info), out_indices)
+    except AssertionError as error:
+        raise ValueError(f"out_indices={out_indices}: {error}") from error
     features: Any = FeatureGetterNet(model, out_indices=taps)
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(cfg)
     return features

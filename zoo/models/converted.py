@@ -28,7 +28,6 @@ class Base:
         build: Keyword arguments as in timm → the plain network.
         first_conv, classifier: Names of its layers.
         blocks: The sets it is registered with, by the papers and by OREPA's Table 4.
-        stem_is_block: Whether `first_conv` is replaced, being smaller than 7x7.
         cfg: Further entries of timm's `pretrained_cfg`.
     """
 
@@ -36,7 +35,6 @@ class Base:
     first_conv: str
     classifier: str
     blocks: tuple[str, ...] = ("acb", "dbb")
-    stem_is_block: bool = False
     cfg: tuple[tuple[str, Any], ...] = ()
 
 
@@ -53,35 +51,26 @@ BASES: dict[str, Base] = {
         functools.partial(timm.create_model, "mobilenetv1_100", act_layer="relu"),
         "conv_stem",
         "classifier",
-        stem_is_block=True,
     ),
     "densenet121": Base(functools.partial(timm.create_model, "densenet121"), "features.conv0", "classifier", ("acb",)),
     "alexnet": Base(AlexNet, "stem.conv", "head.fc", cfg=(("pool_size", (6, 6)),)),
 }
 FAMILIES = {"acb": "ACNet", "dbb": "DBB"}
-# The convolutions of each block that read its input: what timm adapts to another number of image channels.
-_READERS = {"acb": ("kxk.conv", "ver.conv", "hor.conv"), "dbb": ("kxk.conv", "1x1.conv", "avg.conv", "1x1_kxk.conv1")}
 
 
 def _builder(base: Base, default: str | None) -> Callable[..., nn.Module]:
     def build(*, block: str | None = default, **kwargs: Any) -> nn.Module:
+        if kwargs.get("output_stride", 32) not in (8, 16, 32):  # timm: an assertion, or taken for another
+            raise ValueError(f"output_stride={kwargs['output_stride']}: must be 8, 16 or 32")
         network = base.build(**kwargs)
-        return convert(network, block) if block else network
+        return network if block in (None, "plain") else convert(network, block)
 
     return build
 
 
 for _name, _base in BASES.items():
-    _plain_cfg = {"classifier": _base.classifier, **dict(_base.cfg)}
-    register_model(_builder(_base, None), name=_name, family="plain", first_conv=_base.first_conv, **_plain_cfg)
+    _cfg = {"first_conv": _base.first_conv, "classifier": _base.classifier, **dict(_base.cfg)}
+    register_model(_builder(_base, None), name=_name, family="plain", **_cfg)
     for _block in _base.blocks:
-        _first: Any = _base.first_conv
-        if _base.stem_is_block:
-            _first = tuple(f"{_base.first_conv}.branches.{reader}" for reader in _READERS[_block])
-        register_model(
-            _builder(_base, _block),
-            name=f"{FAMILIES[_block].lower()}_{_name}",
-            family=FAMILIES[_block],
-            first_conv=_first,
-            **_plain_cfg,
-        )
+        _family = FAMILIES[_block]
+        register_model(_builder(_base, _block), name=f"{_family.lower()}_{_name}", family=_family, **_cfg)

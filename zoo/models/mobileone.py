@@ -138,7 +138,7 @@ for _name, _variant in VARIANTS.items():
         _builder(_variant),
         name=_name,
         family="MobileOne",
-        first_conv=("stem.conv.branches.kxk.conv", "stem.conv.branches.1x1.conv"),
+        first_conv="stem.conv",
         classifier="head.fc",
         crop_pct=0.875 if _name == "mobileone_s0" else 0.9,
     )

@@ -208,7 +208,7 @@ def _builder(variant: Variant) -> Any:
 
 for _name, _variant in VARIANTS.items():
     _cfg: dict[str, Any] = {
-        "first_conv": ("stem.conv.branches.kxk.conv", "stem.conv.branches.1x1.conv"),
+        "first_conv": "stem.conv",
         "classifier": "head.fc",
         "pool_size": (7, 7),
         "crop_pct": 0.875,

@@ -144,9 +144,5 @@ def _builder(default: str) -> Any:
     return lambda block=default, **kwargs: YOLOv7Backbone(block=block, **kwargs)
 
 
-_KXK, _POINTWISE = (f"stem.conv1.conv.branches.{branch}.conv" for branch in ("kxk", "1x1"))
-for _name, _block, _first in (
-    ("yolov7_backbone", "plain", _KXK),
-    ("yolov7_backbone_rep", "repconv", (_KXK, _POINTWISE)),
-):
-    register_model(_builder(_block), name=_name, family="YOLOv7", first_conv=_first, classifier="head.fc")
+for _name, _block in (("yolov7_backbone", "plain"), ("yolov7_backbone_rep", "repconv")):
+    register_model(_builder(_block), name=_name, family="YOLOv7", first_conv="stem.conv1.conv", classifier="head.fc")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.expand import check_expandable, preserve
+from zoo.reparam.first_conv import declare_first_conv
 from zoo.reparam.fold import activation_of
 from zoo.reparam.pairs import trace
 from zoo.reparam.sites import OUTSIDE, Blocks, Left, Rule, Site, describe, find_sites
@@ -167,6 +168,7 @@ def convert_with_report(
             converted.set_submodule(site.name, finished)
         if site.norm_name:
             converted.set_submodule(site.norm_name, activation_of(site.norm))
+    declare_first_conv(converted)
     _check_runs(converted, example)
     if init == "preserve" and not example.is_meta:
         prove_network(copy.deepcopy(model).eval(), copy.deepcopy(converted).eval(), example)

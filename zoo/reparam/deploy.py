@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zoo.cost import count
 from zoo.reparam.algebra import AffineKernel, compose, per_channel
 from zoo.reparam.block import MultiBranchConv2d
+from zoo.reparam.first_conv import declare_first_conv
 from zoo.reparam.fold import activation_of, norm_scale_shift
 from zoo.reparam.layers import TrainingOnly
 from zoo.reparam.pairs import conv_norm_pairs
@@ -117,7 +118,7 @@ def _deploy(
             proofs.append(BlockProof(name, list(module.branches), prove_block(module, name) if verify else None))
             deployed = _replace(deployed, module, module.fuse())
     folded = _fold_norms(deployed, example) if fold_norms else 0
-    _rename_first_conv(deployed, [proof.name for proof in proofs])
+    declare_first_conv(deployed)
     error, noise = prove_network(model, deployed, example) if verify else (None, None)
     return deployed, proofs, folded, error, noise
 
@@ -165,15 +166,3 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
             if child is old:
                 setattr(parent, name, new)
     return model
-
-
-def _rename_first_conv(model: nn.Module, blocks: list[str]) -> None:
-    """timm reads the image-reading layers' names in `pretrained_cfg`: a deployed block is one such layer."""
-    cfg = getattr(model, "pretrained_cfg", None)
-    if not isinstance(cfg, dict) or not cfg.get("first_conv"):
-        return
-    first = cfg["first_conv"]
-    names = [first] if isinstance(first, str) else list(first)
-    names = [next((b for b in blocks if name.startswith(f"{b}.branches.")), name) for name in names]
-    unique = tuple(dict.fromkeys(names))
-    cfg["first_conv"] = unique[0] if len(unique) == 1 else unique
