@@ -44,7 +44,7 @@ def test_wrappers_are_taken_off(content, tmp_path):
     assert same(read_checkpoint(tmp_path / "x.pth.tar").state_dict)
 
 
-@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema"])
 def test_averaged_weights_are_read_on_demand(key, tmp_path):
     torch.save({"state_dict": STATE, key: wrap("module.", OTHER)}, tmp_path / "x.pth")
     assert same(read_checkpoint(tmp_path / "x.pth", ema=True).state_dict, OTHER)

@@ -91,7 +91,7 @@ def test_every_layout_is_one_to_one(layout):
         "*resnet*": "acnet_resnet18" if ".square_" in str(layout.rules) else "dbb_resnet18",
         "*mobilenet_v1": "acnet_mobilenet_v1" if ".square_" in str(layout.rules) else "dbb_mobilenet_v1",
         "*densenet*": "densenet121",
-        "*alexnet": "alexnet",
+        "*alexnet": "acnet_alexnet" if ".square_" in str(layout.rules) else "dbb_alexnet",
     }[layout.models]
     keys = list(build(name).state_dict())
     if layout.name == "plain":  # all of the plain network, and of the one with blocks only its part

@@ -1,6 +1,7 @@
 """Writing: through the command line, and deployed networks into stock ones."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ import torchvision
 import zoo
 from tests import reference
 from tests.blocks import fill_convs, randomise
-from zoo.checkpoints import CheckpointError, in_layout, read_checkpoint, save_weights
+from zoo.checkpoints import Checkpoint, CheckpointError, in_layout, read_checkpoint, save_weights
+from zoo.checkpoints.recognise import recognise
 from zoo.checkpoints.write import STOCK
 from zoo.cli.main import main
 
@@ -48,6 +50,31 @@ def test_a_file_of_ours_knows_its_network(tmp_path, capsys):
     save_weights(source, network.state_dict(), {"model": "repvgg_tiny"})
     assert main(["convert-checkpoint", str(source), "--to", "official", "-o", str(target)]) == 0
     assert "stage0.rbr_dense.conv.weight" in torch.load(target, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "convs"),
+    [
+        ("alexnet", ("conv",)),
+        ("acnet_alexnet", ("square_conv", "ver_conv", "hor_conv")),
+        (
+            "dbb_alexnet",
+            ("dbb_origin.conv", "dbb_1x1.conv", "dbb_avg.conv", "dbb_1x1_kxk.idconv1", "dbb_1x1_kxk.conv2"),
+        ),
+    ],
+)
+@pytest.mark.parametrize("deploy", [False, True])
+def test_alexnets_official_names_are_those_of_its_repositorys_alexnet_py(model, convs, deploy):
+    train, network = (zoo.create_model(model, deploy=d, device="meta") for d in (False, deploy))
+    state = in_layout(network, train, model, "official")
+    if deploy:
+        convs = {"alexnet": ("conv",), "acnet_alexnet": ("fused_conv",), "dbb_alexnet": ("dbb_reparam",)}[model]
+    kernels = {"stem.conv1.conv", *(f"stem.conv{layer}.{conv}" for layer in range(2, 6) for conv in convs)}
+    assert {name for name, tensor in state.items() if tensor.ndim == 4} == {f"{kernel}.weight" for kernel in kernels}
+    linears = {f"linear{layer}.weight" for layer in (1, 2, 3)}
+    assert {name for name, tensor in state.items() if tensor.ndim == 2} == linears
+    match = recognise(train, Checkpoint(Path("x.pth"), state))
+    assert match.fits and match.layout.name == "official"
 
 
 def test_repghosts_deployed_layout_gets_batchnorms_that_only_add(tmp_path):
@@ -89,7 +116,7 @@ def test_the_command_line_deploys_into_a_stock_network(name, tmp_path, capsys):
     [
         ("repvgg_tiny", "stock", "no plain network for it; known: official, timm, zoo"),
         ("dbb_resnet18", "timm", "no 'timm' layout of it is known; known: official, stock, zoo"),
-        ("acnet_alexnet", "official", "no 'official' layout of it is known; known: zoo"),
+        ("acnet_densenet121", "official", "no 'official' layout of it is known; known: zoo"),
     ],
 )
 def test_a_layout_that_does_not_exist_is_refused(model, to, message):

@@ -151,7 +151,8 @@ def create_model(
             equal; of random ones the proof is skipped (`zoo.deploy` makes it).
         block: Build with this branch set instead of the network's own; a network that has none is converted
             (see `zoo.convert`).
-        features_only: Return the feature maps at `out_indices` (a number: the last so many; default: all) instead of logits.
+        features_only: Return the feature maps at `out_indices` (a number: the last so many; default: all taps)
+            instead of logits.
         kwargs: To the builder: num_classes, in_chans, drop_rate, device, dtype, output_stride, …
 
     Raises:

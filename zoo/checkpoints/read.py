@@ -20,8 +20,8 @@ from torch import Tensor
 
 WEIGHTS = ("state_dict", "model", "model_state_dict")
 """Where training programs put the weights: timm and the DBB and RepGhost repositories, torchvision and RepVGG's."""
-AVERAGED = ("state_dict_ema", "model_ema")
-"""Where they put the exponential moving average of the weights."""
+AVERAGED = ("state_dict_ema", "model_ema", "ema")
+"""Where they put the exponential moving average of the weights: timm and RepGhost, torchvision, RepVGG."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel, timm's and torch's averaging, and torch.compile put before every name."""
 

@@ -136,7 +136,7 @@ REPGHOST, REPGHOST_TIMM = (
     for maker in ("official", "timm")
 )
 
-# ---- ACNet and DBB: DingXiaoH/DiverseBranchBlock, its ResNets and its MobileNet with either block or none ----
+# ---- ACNet and DBB: DingXiaoH/DiverseBranchBlock, its ResNets, MobileNet and AlexNet with either block or none ----
 
 _DBB: Rules = (
     (r"\.branches\.kxk\.", ".dbb_origin."),
@@ -182,11 +182,21 @@ _MOBILENET: Rules = (
     (r"^(stem\.\d+)\.bn2\.", r"\1.pointwise.bn."),
     (r"^classifier\.", "linear."),
 )
+# alexnet.py there does not run for a misspelt pooling layer; with that put right, these are its names.
+_ALEXNET: Rules = (
+    (r"^stem\.(conv|bn)\.", r"stem.conv1.\1."),
+    (r"^stages\.\d\.(conv\d)\.(bn\.|conv\.(?:weight|bias)$)", r"stem.\1.\2"),
+    (r"^stages\.\d\.(conv\d)\.conv\.", r"stem.\1."),
+    (r"^head\.hidden\.fc(\d)\.", r"linear\1."),
+    (r"^head\.fc\.", "linear3."),
+)
 _IN_RESNET, _IN_MOBILENET = r"^stage0\.conv1\.conv\.weight$", r"^stem\.12\.pointwise\.conv\.weight$"
 DBB_RESNET = Layout("official", "*resnet*", _IN_RESNET, (*_DBB, *_RESNET))
 ACB_RESNET = Layout("official", "*resnet*", _IN_RESNET, (*_ACB, *_RESNET))
 DBB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_DBB, *_MOBILENET))
 ACB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_ACB, *_MOBILENET))
+DBB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*_DBB, *_ALEXNET))
+ACB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*_ACB, *_ALEXNET))
 
 # ---- The plain networks of timm and torchvision, into the K×K branches: a warm start ----
 
@@ -234,6 +244,8 @@ LAYOUTS = (
     ACB_RESNET,
     DBB_MOBILENET,
     ACB_MOBILENET,
+    DBB_ALEXNET,
+    ACB_ALEXNET,
     PLAIN_RESNET,
     PLAIN_MOBILENET,
     PLAIN_DENSENET,
