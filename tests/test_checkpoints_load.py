@@ -1,16 +1,13 @@
-"""Loading into a network: strict, of either structure, with the exceptions that timm makes; and the hub."""
+"""Loading into a network: strict, of either structure, with the exceptions that timm makes."""
 
 import logging
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
-from safetensors.torch import save_file
 from torch import Tensor
 
 import zoo
@@ -247,60 +244,6 @@ def test_the_command_line_ends_with_one_line_and_code_2(tmp_path, capsys):
     assert error.startswith(f"zoo: error: {path}: is truncated")
     assert error.count("\n") == 1
     assert not (tmp_path / "y.pth").exists()
-
-
-# ---- the hub ----
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"),
-    [("repvgg_a0", "repvgg_a0"), ("repghostnet_0.5x", "repghostnet_050"), ("mobileone_s0", "mobileone_s0")],
-)
-def test_pretrained_weights_come_from_timms_hub(ours, theirs, tmp_path, monkeypatch):
-    peer = randomise(timm.create_model(theirs)).eval()
-    save_file(peer.state_dict(), tmp_path / "hub.safetensors")
-    asked = []
-
-    def download(repo_id, filename):
-        asked.append((repo_id, filename))
-        return str(shutil.copy(tmp_path / "hub.safetensors", tmp_path / filename))
-
-    monkeypatch.setattr("zoo.checkpoints.pretrained.hf_hub_download", download)
-    network = zoo.create_model(ours, pretrained=True)
-    tag = {"repvgg_a0": "rvgg_in1k", "mobileone_s0": "apple_in1k"}.get(ours, "in1k")
-    assert asked == [(f"timm/{theirs}.{tag}", "model.safetensors")]
-    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    assert reference.relative_error(logits(network, images), logits(peer, images)) < 1e-5
-
-
-@pytest.mark.parametrize(
-    "error", [LocalEntryNotFoundError("cannot find\nit in the cache"), OSError("no route to host")]
-)
-def test_being_offline_is_one_line_with_a_remedy(error, monkeypatch):
-    def download(repo_id, filename):
-        raise error
-
-    monkeypatch.setattr("zoo.checkpoints.pretrained.hf_hub_download", download)
-    one_line(
-        lambda: zoo.create_model("repvgg_a0", pretrained=True),
-        "repvgg_a0: model.safetensors of timm/repvgg_a0.rvgg_in1k could not be fetched",
-        "https://huggingface.co/timm/repvgg_a0.rvgg_in1k/resolve/main/model.safetensors",
-        "--checkpoint",
-    )
-
-
-@pytest.mark.parametrize(
-    ("model", "part"),
-    [
-        ("dbb_resnet18", "https://drive.google.com/drive/folders/1BPuqY_ktKz8LvHjFK5abD0qy3ESp8v6H"),
-        ("repvgg_b2g2", "https://drive.google.com/drive/folders/1Avome4KvNp0Lqh2QwhXO6L5URQjzCjUq"),
-        ("repvggplus_l2pse", "https://drive.google.com/"),
-        ("acnet_resnet50", "no weights were published (never released)"),
-        ("repvgg_tiny", "no weights were published"),
-    ],
-)
-def test_weights_that_are_not_on_the_hub_say_where_they_are(model, part):
-    one_line(lambda: zoo.create_model(model, pretrained=True), f"{model}: ", part, "--checkpoint")
 
 
 def test_loading_never_unpickles_code(tmp_path):

@@ -1,6 +1,8 @@
 """Every registered network: built, trained and deployed; the small ones for real, all of them on the meta device."""
 
 import functools
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -115,3 +117,25 @@ def test_dtype_and_channels_are_those_asked_for(name):
     network = zoo.create_model(name, device="meta", dtype=torch.bfloat16, in_chans=1, num_classes=7, deploy=True)
     assert {p.dtype for p in network.parameters()} == {torch.bfloat16}
     assert network(torch.empty(1, 1, 64, 64, device="meta", dtype=torch.bfloat16)).shape == (1, 7)
+
+
+TRAIN = """
+import sys, torch, zoo
+torch.manual_seed(0)
+network = zoo.create_model(sys.argv[1], num_classes=4).to(memory_format=torch.channels_last).train()
+optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
+for _ in range(3):
+    images = torch.randn(4, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    optimiser.zero_grad()
+    network(images).logsumexp(1).mean().backward()
+    optimiser.step()
+assert all(p.isfinite().all() for p in network.parameters())
+print("trained")
+"""
+
+
+@pytest.mark.parametrize("name", ["repvgg_tiny", "mobileone_s1", "dbb_mobilenet_v1"])
+def test_training_in_channels_last_does_not_corrupt_the_heap(name):
+    """oneDNN, float32: weight gradients of strided 1x1 convolutions with few input channels, as in every stem."""
+    done = subprocess.run([sys.executable, "-c", TRAIN, name], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "trained"), done.stderr
