@@ -45,6 +45,14 @@ def test_distortions_turn_the_image():
         EvalTransform(distort="rot45")
 
 
+@pytest.mark.parametrize("aa", ["rand-m10-inc1", "rand-m2", "v0", "augmix-m10"])
+def test_no_policy_asks_pillow_for_what_it_refuses(aa):
+    transform = TrainTransform(img_size=16, aa=aa).build()
+    for seed in range(150):
+        with seeded(seed):
+            assert transform(photo()).shape == (3, 16, 16)
+
+
 def test_colour_jitter_without_contrast_is_torchvisions():
     # DBB's ResNets: brightness, saturation and hue of 0.4, no contrast.
     transform = TrainTransform(img_size=50, scale=(1, 1), ratio=(1, 1), hflip=0, color_jitter=(0.4, 0.0, 0.4, 0.4))

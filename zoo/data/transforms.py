@@ -4,13 +4,14 @@ Operations on PIL images come from timm and torchvision and run in the workers; 
 Normalising, PCA lighting and random erasing follow on the batch, in float32 (`zoo/data/batches.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import timm.data
 import torch
 from PIL import Image
+from timm.data.auto_augment import AugmentOp, posterize
 from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torchvision.transforms import Compose
@@ -89,7 +90,22 @@ class TrainTransform:
         except AssertionError as error:  # so timm refuses
             raise ValueError(f"timm takes no aa {self.aa!r} with color_jitter {jitter}: {error}") from error
         assert isinstance(transform, Compose)
+        for operation in _operations(transform):
+            if operation.aug_fn is posterize:
+                operation.aug_fn = _posterize
         return transform
+
+
+def _operations(transform: Compose) -> Iterator[AugmentOp]:
+    """What a policy draws from: the operations of RandAugment and AugMix, the sub-policies' of AutoAugment."""
+    for step in transform.transforms:
+        for group in getattr(step, "policy", None) or [getattr(step, "ops", ())]:
+            yield from group
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """timm's, which keeps no bit at one end of its range: a black image, but Pillow 13 refuses to make it."""
+    return posterize(image, bits_to_keep) if bits_to_keep > 0 else Image.new(image.mode, image.size)
 
 
 @dataclass(kw_only=True)
