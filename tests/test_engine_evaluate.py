@@ -1,9 +1,14 @@
 """Scores are exact counts over each image once."""
 
+from typing import Any
+
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from zoo.engine.build import eval_transform
+from zoo.engine.config import DataConfig
 from zoo.engine.evaluate import Predictions, eval_mode, evaluate
 
 
@@ -27,6 +32,17 @@ def batches(targets, size):
 def random_case(count=23, classes=7, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, classes, generator=generator), torch.randint(classes, (count,), generator=generator)
+
+
+def test_images_are_cut_as_the_network_says_and_the_settings_overrule():
+    network: Any = nn.Identity()
+    network.pretrained_cfg = {"input_size": (3, 32, 32), "crop_pct": 1.0, "crop_mode": "squash"}
+    own, other = eval_transform(DataConfig(), network), eval_transform(DataConfig(crop_pct=0.9, img_size=16), network)
+    assert (own.img_size, own.crop_pct, own.crop_mode) == (32, 1.0, "squash")
+    assert (other.img_size, other.crop_pct, other.crop_mode) == (16, 0.9, "squash")
+    wide = Image.new("RGB", (64, 32))
+    wide.paste((255, 255, 255), (0, 0, 16, 32))  # the left quarter, which a centre crop would cut off
+    assert own.build()(wide)[:, :, 0].eq(255).all()
 
 
 def test_scores_equal_a_direct_count():

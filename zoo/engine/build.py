@@ -91,6 +91,7 @@ def eval_transform(data: DataConfig, network: nn.Module, distort: str = "none") 
     return EvalTransform(
         img_size=size,
         crop_pct=data.crop_pct or crop_pct,
+        crop_mode=own.get("crop_mode", "center"),
         interpolation=data.interpolation or own.get("interpolation", "bilinear"),
         distort=distort,
         **colours,
