@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training import SMALL
+from training import SMALL, small_run
 
 import zoo
 from zoo.checkpoints import save_weights
@@ -46,6 +46,12 @@ def test_the_last_line_of_train_is_its_results(run):
     assert [row["batch_size"] for row in results["latency"]] == [1, 8]
     for row in results["latency"]:
         assert row["train_ms"] > 0 and row["deployed_ms"] > 0 and row["speedup"] > 0
+
+
+def test_trainings_results_name_the_branch_set_that_is_not_the_networks_own(run, tmp_path):
+    converted = small_run(tmp_path / "run", "--epochs", "1", "--block", "acb", "--no-decay", "norm")
+    assert converted.results["block"] == "acb"
+    assert "block" not in last_json(run[1].stdout)
 
 
 def test_tables_go_to_stdout_and_messages_to_stderr(run):
@@ -200,6 +206,8 @@ def test_real_labels_follow_the_file_names(tmp_path):
         ([], "give --model"),
         (["--model", "repvgg_tiny", "--results-file", "out.txt"], "must end in .json, .csv, .md"),
         (["--model", "repvgg_tiny", "--results-file", "/no/such/folder/out.json"], "does not exist"),
+        (["--model", "repvgg_tiny", "--per-class", "/no/such/c.csv"], "the folder of /no/such/c.csv does not exist"),
+        (["--model", "repvgg_tiny", "--confusion", "/no/such/c.csv"], "the folder of /no/such/c.csv does not exist"),
         (["--model", "repvgg_tiny", "--real-labels", "/no/such/real.json"], "real_labels: /no/such/real.json"),
     ],
 )

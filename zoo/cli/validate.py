@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.atomic import atomic_write
 from zoo.cli.config import parse
-from zoo.cli.errors import report
+from zoo.cli.errors import check_folders, report
 from zoo.cli.results import check_results_file, csv_text, deliver, markdown, show_log
 from zoo.engine.config import ValidateConfig
 
@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
 def _main(argv: list[str]) -> int:
     config = parse(ValidateConfig, argv, "validate.py", DESCRIPTION)
     check_results_file(config.judge.results_file)
+    check_folders(config.judge.per_class, config.judge.confusion)
     show_log()
 
     from zoo.engine.distributed import Processes  # torch only now: --help and mistakes answer at once

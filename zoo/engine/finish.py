@@ -60,6 +60,7 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
     path = run.folder / DEPLOYED
     results: dict[str, Any] = {
         "model": run.config.model.model,
+        **({"block": run.config.model.block} if run.config.model.block else {}),
         "weights": best,
         "top1": scores[f"{best}/deployed"].top1,
         "top5": scores[f"{best}/deployed"].top5,
