@@ -220,6 +220,16 @@ def test_a_checkpoint_of_another_network_says_how_it_differs(trained, tmp_path):
     )
 
 
+def test_weights_of_another_block_are_compared_in_their_own_structure(tmp_path):
+    torch.save(zoo.create_model("repvgg_tiny", block="acb").state_dict(), tmp_path / "x.pth")
+    one_line(
+        lambda: zoo.create_model("repvgg_tiny", checkpoint=tmp_path / "x.pth"),
+        "of the nearest (zoo layout, train) ",
+        "names are missing (stages.0.0.conv.branches.1x1.bn.bias,",
+        "are unknown (stages.0.0.conv.branches.hor.bn.bias,",
+    )
+
+
 def test_a_file_that_names_its_network_is_believed_in_the_message(trained, tmp_path):
     path = tmp_path / "deployed.safetensors"
     save_deployed(zoo.deploy(trained), path, "repvgg_tiny")

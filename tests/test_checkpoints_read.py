@@ -34,6 +34,7 @@ def same(state, wanted=STATE):
         wrap("module."),
         wrap("module._orig_mod."),
         wrap("_orig_mod.module."),
+        {"state_dict": wrap("model.")},
         {"state_dict": STATE, "state_dict_ema": OTHER},
         {"state_dict_ema": STATE},
         {"n_averaged": torch.tensor(5), **wrap("module.")},
@@ -150,6 +151,13 @@ def test_what_is_no_checkpoint_is_named(content, message, tmp_path):
         read_checkpoint(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_not_called_damaged(tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"x\.pt: is a TorchScript archive.*; save the state_dict\(\)"):
+        read_checkpoint(tmp_path / "x.pt")
 
 
 @pytest.mark.parametrize("content", [{}, [1, 2], {"epoch": 3}, {"state_dict": {"a": 1}}, torch.ones(2)])

@@ -126,6 +126,13 @@ def test_a_layout_that_does_not_exist_is_refused(model, to, message):
         in_layout(network, network, model, to)
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_folder_that_does_not_exist_is_named(suffix, tmp_path):
+    path = tmp_path / "none" / f"x{suffix}"
+    with pytest.raises(FileNotFoundError, match=rf"^cannot write {path}: its folder does not exist$"):
+        save_weights(path, {"weight": torch.ones(1)})
+
+
 def test_train_structure_has_no_place_in_a_stock_network():
     with torch.device("meta"):
         network = zoo.create_model("dbb_resnet18")

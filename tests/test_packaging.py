@@ -143,7 +143,7 @@ def test_a_missing_folder_is_named_in_one_line(tmp_path):
         with atomic_write(path) as temporary:
             temporary.write_text("")
 
-    with pytest.raises(OSError, match=rf"^cannot write {path}: No such file or directory$"):
+    with pytest.raises(OSError, match=rf"^cannot write {path}: its folder does not exist$"):
         write()
 
 

@@ -26,6 +26,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             that names `path`.
     """
     path = Path(path)
+    if not path.parent.is_dir():  # which torch reports as a RuntimeError
+        raise FileNotFoundError(f"cannot write {path}: its folder does not exist")
     temporary = path.with_name(f".tmp-{path.name}")
     try:
         yield temporary

@@ -22,8 +22,9 @@ WEIGHTS = ("state_dict", "model", "model_state_dict")
 """Where training programs put the weights: timm and the DBB and RepGhost repositories, torchvision and RepVGG's."""
 AVERAGED = ("state_dict_ema", "model_ema", "ema")
 """Where they put the exponential moving average of the weights: timm and RepGhost, torchvision, RepVGG."""
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel, timm's and torch's averaging, and torch.compile put before every name."""
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""Prefixes that DistributedDataParallel, timm's and torch's averaging, torch.compile, and Lightning and others who hold
+the network as `model`, put before every name."""
 
 
 class CheckpointError(ValueError):
@@ -93,7 +94,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _read_torch(path: Path, head: bytes) -> Any:
     try:
         with torch.serialization.safe_globals(_inert_classes()), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol")  # of interest if reading fails, which it says
+            # Of interest if reading fails, which it says.
+            warnings.filterwarnings("ignore", "Detected pickle protocol|.*looks like a TorchScript archive")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL " in str(error):
@@ -104,6 +106,10 @@ def _read_torch(path: Path, head: bytes) -> Any:
             ) from error
         raise _damaged(path, error) from error
     except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
+        if "TorchScript archive" in str(error):
+            raise CheckpointError(
+                f"{path}: is a TorchScript archive, which is a program; save the state_dict() of what it holds"
+            ) from error
         raise _damaged(path, error, truncated=head.startswith(b"PK")) from error
     except (AssertionError, struct.error) as error:
         raise _damaged(path, error) from error

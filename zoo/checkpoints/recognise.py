@@ -86,8 +86,9 @@ def _counts_batches(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _distance(match: Match) -> int:
-    return len(match.missing) + len(match.unknown)
+def _distance(match: Match) -> float:
+    """Of all names, the network's and the file's, the share that only one of them has."""
+    return (len(match.missing) + len(match.unknown)) / (len(match.names) + len(match.unknown))
 
 
 def _marked(checkpoint: Checkpoint) -> list[Layout]:
