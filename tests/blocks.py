@@ -1,4 +1,4 @@
-"""What the tests of blocks share: random parameters, and the geometries that a block can have."""
+"""What the tests of blocks share: random parameters, the geometries that a block can have, a hard network."""
 
 import torch
 from hypothesis import strategies as st
@@ -37,6 +37,22 @@ def fill_convs(model: nn.Module, seed: int = 0) -> nn.Module:
                 noise = torch.randn(module.weight.shape, generator=generator, dtype=torch.float64)
                 module.weight.copy_(noise / fan_in**0.5)
     return model
+
+
+def norms_in(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+
+
+class OutputToo(nn.Module):
+    """Answers with the convolution's own output beside the normalised one."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.bn(y), y
 
 
 def pairs(low: int, high: int) -> st.SearchStrategy:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import zoo
+from tests.blocks import OutputToo, norms_in
 from zoo.bench.structures import STRUCTURES, build_structures, fold_branches, peer_name
 from zoo.cost import count
 from zoo.reparam.algebra import ConvSpec
@@ -20,20 +21,15 @@ def randomised(network, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
             for tensor, low in (
                 (norm.running_mean, -0.5),
                 (norm.bias, -0.5),
                 (norm.running_var, 0.5),
                 (norm.weight, 0.5),
             ):
-                tensor.data.uniform_(low, low + 1, generator=generator)
+                if tensor is not None:
+                    tensor.data.uniform_(low, low + 1, generator=generator)
     return network.eval()
-
-
-def norms_in(network):
-    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 @pytest.mark.parametrize("block", ["repvgg", "acb", "dbb", "mobileone", "kxk+1x1+asym+avg+identity"])
@@ -55,6 +51,24 @@ def test_folded_branches_compute_what_the_train_structure_does(block, stride):
     assert norms_in(folded) == identity + pooled
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [
+        nn.Sequential(timm.layers.StdConv2d(3, 4, 3), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),
+        OutputToo(),
+    ],
+    ids=["standardised", "weight norm", "batch statistics", "output"],
+)
+def test_what_cannot_be_folded_stays(pair):
+    network = randomised(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), pair))
+    images = torch.randn(2, 3, 9, 9)
+    folded = fold_branches(network, images)
+    assert norms_in(folded) == 1
+    torch.testing.assert_close(folded(images), network(images))
+
+
 def test_all_structures_of_a_network_answer_alike():
     torch.manual_seed(0)
     images = torch.randn(2, 3, 32, 32)
@@ -74,6 +88,14 @@ def test_foreign_blocks_are_deployed_too():
     networks = build_structures("timm/repghostnet_050", ["train", "deployed"], torch.randn(1, 3, 32, 32))
     assert count(networks["deployed"]).params < count(networks["train"]).params == 2313968
     assert norms_in(networks["deployed"]) == 0
+
+
+@pytest.mark.parametrize(("model", "side"), [("timm/test_vit", 160), ("timm/levit_128s", 224)])
+def test_networks_that_take_one_size_only_are_built_too(model, side):
+    images = torch.randn(1, 3, side, side)
+    networks = build_structures(model, ["train", "deployed"], images)
+    with torch.inference_mode():
+        torch.testing.assert_close(networks["deployed"](images), networks["train"](images), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 import zoo
-from tests.blocks import fill_convs, randomise
+from tests.blocks import OutputToo, fill_convs, randomise
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.convert import convert_with_report
 
@@ -248,15 +248,6 @@ def test_an_activation_in_a_norm_of_the_users_own_is_kept():
 
 
 def test_a_norm_beside_which_the_convolutions_output_is_answered_stays():
-    class OutputToo(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-        def forward(self, x):
-            y = self.conv(x)
-            return self.bn(y), y
-
     model, report = convert_with_report(OutputToo(), "acb", example=IMAGES.float())
     assert report.replaced[0].norm is None and isinstance(model.get_submodule("bn"), nn.BatchNorm2d)
 

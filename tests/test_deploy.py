@@ -10,7 +10,7 @@ from timm.utils import freeze, reparameterize_model
 from torch import nn
 
 import zoo
-from tests.blocks import fill_convs, randomise
+from tests.blocks import OutputToo, fill_convs, randomise
 from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import build_block
@@ -208,18 +208,6 @@ def test_blocks_that_only_training_uses_are_emptied_with_the_rest():
 class NormReLU(nn.BatchNorm2d):
     def forward(self, input):
         return super().forward(input).relu()
-
-
-class OutputToo(nn.Module):
-    """Answers with the convolution's own output beside the normalised one."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-    def forward(self, x):
-        y = self.conv(x)
-        return self.bn(y), y
 
 
 @pytest.mark.parametrize(

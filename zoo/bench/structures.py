@@ -19,14 +19,14 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from zoo.cost import DOES_NOT_RUN
 from zoo.export.compile import deployed_network
 from zoo.registry import create_model
 from zoo.reparam.algebra import AffineKernel, ConvSpec
 from zoo.reparam.block import MultiBranchConv2d, conv_of
-from zoo.reparam.deploy import deploy, fold_conv_norm
-from zoo.reparam.fold import NORM_LAYERS, activation_of, fold
+from zoo.reparam.deploy import deploy, fold_conv_norms
+from zoo.reparam.fold import NORM_LAYERS, fold
 from zoo.reparam.layers import BatchNormPad2d
-from zoo.reparam.pairs import conv_norm_pairs
 
 STRUCTURES = ("peer", "train", "folded", "deployed")
 
@@ -97,14 +97,19 @@ def peer(model: str, train: nn.Module, example: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def settle_norms(model: nn.Module, example: Tensor) -> None:
-    """Set every BatchNorm's running statistics to those of one small random batch, in place."""
+    """Set every BatchNorm's running statistics to those of one random batch, in place; of small images if it may."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0
     side = min(64, example.shape[-1])
     images = torch.randn(4, example.shape[1], side, side, device=example.device)
-    model.train()(images)
+    try:
+        model.train()(images)
+    except DOES_NOT_RUN:  # some take their own size only
+        model(torch.randn(4, *example.shape[1:], device=example.device))
     model.eval()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -121,13 +126,7 @@ def fold_branches(model: nn.Module, example: Tensor) -> nn.Module:
         if isinstance(module, MultiBranchConv2d):
             for name, branch in module.branches.items():
                 module.branches[name] = fold_chain(branch)
-    for conv_name, norm_name in conv_norm_pairs(folded, example).items():
-        conv, norm = folded.get_submodule(conv_name), folded.get_submodule(norm_name)
-        if isinstance(conv, nn.Conv2d):
-            kernel = fold_conv_norm(conv, norm)
-            conv.weight = nn.Parameter(kernel.weight.to(conv.weight.dtype))
-            conv.bias = nn.Parameter(kernel.bias.to(conv.weight.dtype))
-            folded.set_submodule(norm_name, activation_of(norm))
+    fold_conv_norms(folded, example)
     return folded
 
 

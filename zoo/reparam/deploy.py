@@ -117,7 +117,7 @@ def _deploy(
         if isinstance(module, MultiBranchConv2d):
             proofs.append(BlockProof(name, list(module.branches), prove_block(module, name) if verify else None))
             deployed = _replace(deployed, module, module.fuse())
-    folded = _fold_norms(deployed, example) if fold_norms else 0
+    folded = fold_conv_norms(deployed, example) if fold_norms else 0
     declare_first_conv(deployed)
     error, noise = prove_network(model, deployed, example) if verify else (None, None)
     return deployed, proofs, folded, error, noise
@@ -128,19 +128,18 @@ def is_deployed(model: nn.Module) -> bool:
     return not any(isinstance(module, MultiBranchConv2d) for module in model.modules())
 
 
-def _fold_norms(model: nn.Module, example: Tensor) -> int:
+def fold_conv_norms(model: nn.Module, example: Tensor) -> int:
     """Fold in place every BatchNorm that can be into the convolution that feeds it; an activation fused with it stays.
 
-    Returns how many.
+    What a multi-branch block feeds stays. Returns how many.
     """
     folded = 0
     for conv_name, norm_name in conv_norm_pairs(model, example).items():
         conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
-        assert isinstance(conv, nn.Conv2d)
-        if conv_ways(conv) or norm_ways(norm):
+        if not isinstance(conv, nn.Conv2d) or conv_ways(conv) or norm_ways(norm):
             continue
         with torch.no_grad():
-            kernel = fold_conv_norm(conv, norm)
+            kernel = _fold_conv_norm(conv, norm)
         fused = copy.deepcopy(conv)
         fused.weight = nn.Parameter(kernel.weight.to(conv.weight.dtype))
         fused.bias = nn.Parameter(kernel.bias.to(conv.weight.dtype))
@@ -150,7 +149,7 @@ def _fold_norms(model: nn.Module, example: Tensor) -> int:
     return folded
 
 
-def fold_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> AffineKernel:
+def _fold_conv_norm(conv: nn.Conv2d, norm: nn.Module) -> AffineKernel:
     """Transform I on two layers of a network, float64. Any padding mode: the border is the convolution's input."""
     bias = conv.weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias
     kernel = AffineKernel(conv.weight.double(), bias.double(), groups=conv.groups)
