@@ -8,12 +8,16 @@ import torch
 from torch import nn
 
 import zoo
+from tests.blocks import norms_in
 from zoo.bench import latency, profile, train_step
-from zoo.bench.concat_add import SHAPES, Case, measure_modules, measure_operators
+from zoo.bench.concat_add import SHAPES, Case, measure_modules, measure_networks, measure_operators
 from zoo.bench.environment import commit, cpu, environment
 from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
 from zoo.bench.peak import gemm_peak, measure_peaks, triad_bandwidth
+from zoo.bench.plots import plots
+from zoo.bench.results import document
 from zoo.bench.statistics import paired_ratio
+from zoo.bench.tables import console, tables
 from zoo.bench.timing import Plan
 from zoo.bench.traffic import traffic
 from zoo.cost import count
@@ -22,10 +26,6 @@ from zoo.reparam.block import MultiBranchConv2d
 PLAN = Plan(rounds=8, seconds=5, warmup_seconds=0.05)
 TINY = "repvgg_tiny"
 CPU = torch.device("cpu")
-
-
-def norms_in(network):
-    return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
 # Memory, traffic, limits
@@ -76,6 +76,14 @@ def test_traffic_of_a_convolution_is_input_weight_and_output():
     conv = nn.Conv2d(4, 8, 3, padding=1, bias=False)
     assert traffic(conv, (2, 4, 10, 10)) == 2 * 4 * 100 + 8 * 4 * 9 + 2 * 8 * 100
     assert traffic(nn.Sequential(conv, nn.ReLU()), (2, 4, 10, 10)) == traffic(conv, (2, 4, 10, 10))
+
+
+def test_traffic_is_counted_where_the_way_through_depends_on_the_data():
+    class Gate(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(x) if x.sum() < 1 else x
+
+    assert traffic(Gate(4, 8, 1, bias=False), (2, 4, 10, 10)) == 2 * 4 * 100 + 8 * 4 + 2 * 8 * 100
 
 
 def test_limits_are_plausible():
@@ -146,6 +154,37 @@ def test_running_out_of_memory_is_one_row(monkeypatch):
         ("control", "ok"),
     ]
     assert "memory" in rows[0]["error"]
+
+
+@pytest.mark.parametrize("kind", ["latency", "concat-add", "train", "profile"])
+def test_images_that_do_not_fit_are_a_row_too(kind):
+    batch = 2**36  # in float32, more than any address space holds
+    setting = {"batch_size": batch, "img_size": 32, "threads": 1}
+    if kind == "latency":
+        contenders = latency.contenders_of(TINY, ["train", "deployed"], ["eager"], ["fp32"])
+        rows = latency.measure_group(contenders, latency.Setting(**setting), PLAN, peaks={})
+    elif kind == "concat-add":
+        modules = measure_modules(SHAPES[-1], batch, "eager", 1, PLAN)
+        rows = [modules, measure_networks(1.0, batch, 32, "eager", 1, PLAN)]
+    elif kind == "train":
+        contenders = train_step.contenders_of(TINY, ["plain", "train"], ["nhwc"], ["fp32"])
+        rows = train_step.measure_model(contenders, **setting, plan=PLAN)
+    else:
+        rows = profile.profile_model(TINY, ["train", "deployed"], **setting, plan=PLAN)
+    assert [row["status"] for row in rows] == ["out of memory"] * 2
+    result = document(kind, rows)
+    assert console(tables(result)[-1]).count("out of memory: ") == 2
+    assert plots(result) == {}
+
+
+def test_the_limits_of_an_auto_row_are_those_of_the_precision_it_chose():
+    contenders = latency.contenders_of(TINY, ["deployed"], ["eager", "auto"], ["fp32", "bf16"])
+    contenders = [contender for contender in contenders if contender.name != f"{TINY} deployed eager bf16"]
+    setting = latency.Setting(batch_size=1, img_size=32, threads=1)
+    rows = latency.measure_group(contenders, setting, PLAN, peaks={"triad": 1e10})
+    eager, _, auto = rows[:3]
+    assert auto["precision"] == "bf16"
+    assert auto["bytes"] == eager["bytes"] // (2 if auto["chosen"].endswith("bf16") else 1)
 
 
 def test_auto_is_a_row_for_each_set_of_precisions():

@@ -42,7 +42,11 @@ def test_a_row_is_printed_in_its_units():
 def test_a_failed_row_says_why_and_nothing_else():
     table = tables(bench_results.latency())[-1]
     row = dict(zip(table.columns, (cell.text for cell in table.rows[-1]), strict=True))
-    assert (row["status"], row["note"], row["median ms"]) == ("out of memory", "can't allocate <memory> | 9 GB", "")
+    assert (row["status"], row["note"], row["median ms"]) == (
+        "out of memory",
+        "out of memory: can't allocate <memory> | 9 GB",
+        "",
+    )
     assert "memory> \\| 9 GB" in markdown(table)  # a bar inside a cell would end it
 
 
@@ -211,3 +215,16 @@ def test_the_page_sorts_filters_and_shows_its_pictures_in_a_browser(tmp_path):
     assert result["down"][-1] == ""
     assert result["shown"] == 5  # four networks on OpenVINO in bf16, and the row that failed
     assert result["pictures"] == [True] * 7
+
+
+def test_concat_add_at_one_batch_size_is_drawn_too(tmp_path):
+    result = bench_results.concat_add()
+    result["rows"] = [row for row in result["rows"] if row["batch_size"] == 1]
+    assert len(write_report([result], tmp_path / "joins.png")) == 2
+
+
+def test_pictures_of_nothing_are_refused(tmp_path):
+    result = bench_results.latency()
+    result["rows"] = result["rows"][-1:]  # it ran out of memory
+    with pytest.raises(ValueError, match=r"a.png: nothing to draw, as no row was measured"):
+        write_report([result], tmp_path / "a.png")

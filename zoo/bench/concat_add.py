@@ -23,13 +23,14 @@ from timm.models.repghost import RepGhostModule
 from torch import Tensor, nn
 
 from zoo.bench.joins import JOINS
-from zoo.bench.memory import bounded_memory, is_out_of_memory
-from zoo.bench.results import Row
+from zoo.bench.memory import bounded_memory
+from zoo.bench.results import Row, failure
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import build_structures, settle_norms
 from zoo.bench.timing import Plan, Timings, interleave
 from zoo.export.compile import BUILDERS, deployed_network
 from zoo.export.engines import Source, refusal
+from zoo.export.torch_engines import torch_threads
 
 Calls = dict[str, Callable[[], object]]
 
@@ -125,9 +126,9 @@ def _map(case: Case, channels: int) -> Tensor:
 def measure_modules(shape: Shape, batch_size: int, engine: str, threads: int, plan: Plan) -> Row:
     """timm's Ghost module (concat) against RepGhost's (add) of the same input and output width, both deployed."""
     row = {**Case(shape=shape, batch_size=batch_size, engine=engine, layout="", threads=threads).row("module")}
-    images = torch.randn(batch_size, shape.inputs, shape.side, shape.side)
 
     def calls() -> Calls:
+        images = torch.randn(batch_size, shape.inputs, shape.side, shape.side)
         modules = {"concat": GhostModule, "add": RepGhostModule}
         return {
             name: _on_engine(_prepared(make(shape.inputs, 2 * shape.channels), images), engine, images, threads)
@@ -141,9 +142,9 @@ def measure_networks(width: float, batch_size: int, img_size: int, engine: str, 
     """timm's GhostNet against RepGhostNet of the same width multiplier, deployed, on the same engine."""
     row: Row = {"comparison": "network", "stage": f"{width:.1f}x", "side": img_size, "batch_size": batch_size}
     row |= {"engine": engine, "layout": "", "threads": threads}
-    images = torch.randn(batch_size, 3, img_size, img_size)
 
     def calls() -> Calls:
+        images = torch.randn(batch_size, 3, img_size, img_size)
         names = {"concat": f"timm/ghostnet_{round(100 * width):03d}", "add": f"repghostnet_{width:.1f}x"}
         networks = {key: build_structures(name, ["deployed"], images)["deployed"] for key, name in names.items()}
         return {key: _on_engine(network, engine, images, threads) for key, network in networks.items()}
@@ -170,22 +171,15 @@ def _measure_pair(row: Row, calls: Callable[[], Calls], plan: Plan, engine: str)
 
 def _time(calls: Callable[[], Calls], plan: Plan, rows: list[Row], engine: str) -> Timings | None:
     """Build and time; where that is impossible, say why in the rows and give None."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(rows[0]["threads"])
     try:
         if reason := refusal(engine, "fp32"):
             raise ValueError(reason)
-        with bounded_memory():
-            timings = interleave(calls(), plan)
+        with torch_threads(rows[0]["threads"]), bounded_memory():
+            return interleave(calls(), plan)
     except (RuntimeError, ValueError, MemoryError) as error:
-        reason = str(error).strip().split("\n", 1)[0][:200]
-        status = "out of memory" if is_out_of_memory(error) else "unsupported"
         for row in rows:
-            row |= {"status": status, "error": reason}
+            row |= failure(error)
         return None
-    finally:
-        torch.set_num_threads(threads)
-    return timings
 
 
 def _compare(row: Row, timings: Timings, concat: str, add: str, moved: tuple[int, int] | None = None) -> None:

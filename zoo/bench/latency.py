@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from zoo.bench.memory import bounded_memory, is_out_of_memory, resident_peak, tensor_peak
-from zoo.bench.results import CONTROL, Row
+from zoo.bench.results import CONTROL, Row, failure
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import build_structures
 from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
 from zoo.bench.traffic import traffic
-from zoo.cost import count
+from zoo.cost import DOES_NOT_RUN, count
 from zoo.export.compile import BUILDERS, Engine, calibration_batches, compile_for
 from zoo.export.engines import Run, Source, refusal
 from zoo.export.parity import compare
+from zoo.export.torch_engines import torch_threads
 
 AUTO_PRECISIONS = {"fp32": ("fp32",), "bf16": ("fp32", "bf16"), "int8": ("fp32", "bf16", "int8")}
 """The precision of an `auto` row → what its engine may choose from."""
@@ -104,20 +105,21 @@ def measure_group(
     Raises:
         ValueError: Unknown model or structure.
     """
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(setting.threads)
+    rows: list[Row] = [{**dataclasses.asdict(c), **dataclasses.asdict(setting)} for c in contenders]
     try:
-        example = setting.example()
-        sources = _sources(contenders, example, checkpoint)
-        with bounded_memory():
-            return _measure(contenders, sources, setting, plan, peaks, on_round)
-    finally:
-        torch.set_num_threads(threads_before)
+        with torch_threads(setting.threads), bounded_memory():
+            sources = _sources(contenders, setting.example(), checkpoint)
+            return _measure(rows, contenders, sources, setting, plan, peaks, on_round)
+    except (RuntimeError, MemoryError) as error:  # the images alone may be too large
+        if not is_out_of_memory(error):
+            raise
+        return [row | failure(error) for row in rows]
 
 
 def _sources(contenders: Sequence[Contender], example: Tensor, checkpoint: str | None) -> dict[tuple[str, str], Source]:
     """Each model and structure once, as all engines receive it: they share one capture of its graph."""
-    calibration = calibration_batches("random", example.cpu())
+    int8 = any(contender.precision == "int8" for contender in contenders)
+    calibration = calibration_batches("random", example.cpu()) if int8 else ()
     sources: dict[tuple[str, str], Source] = {}
     for model in dict.fromkeys(c.model for c in contenders):
         structures = list(dict.fromkeys(c.structure for c in contenders if c.model == model))
@@ -127,6 +129,7 @@ def _sources(contenders: Sequence[Contender], example: Tensor, checkpoint: str |
 
 
 def _measure(
+    rows: list[Row],
     contenders: Sequence[Contender],
     sources: dict[tuple[str, str], Source],
     setting: Setting,
@@ -134,14 +137,13 @@ def _measure(
     peaks: dict[str, float],
     on_round: Callable[[int], None],
 ) -> list[Row]:
-    rows: list[Row] = [{**dataclasses.asdict(c), **dataclasses.asdict(setting)} for c in contenders]
     calls: dict[str, Callable[[], object]] = {}
     for contender, row in zip(contenders, rows, strict=True):
         source = sources[contender.model, contender.structure]
         run = _attempt(row, contender, source)
         if run is not None:
             calls[contender.name] = _bind(run, source.example)
-            row |= _costs(source.network, contender.precision, setting)
+            row |= _costs(source.network, _computed_in(row), setting)
     if not calls:
         return rows
     reference = next(c for c in contenders if c.name in calls)
@@ -185,8 +187,7 @@ def _attempt(row: Row, contender: Contender, source: Source) -> Run | None:
             expected = source.network(source.example)
         row["parity_error"] = compare(answers, [expected]).max_relative_error
     except _engine_errors() as error:
-        row["status"] = "out of memory" if is_out_of_memory(error) else "unsupported"
-        row["error"] = str(error).strip().split("\n", 1)[0][:200] or type(error).__name__
+        row |= failure(error)
         return None
     row["status"] = "ok"
     if isinstance(built[0], Engine):
@@ -215,13 +216,18 @@ def _eager_nchw(network: nn.Module) -> Run:
 
 
 def _engine_errors() -> tuple[type[BaseException], ...]:
-    """What an engine raises for a combination it cannot do; ONNX Runtime's errors derive from Exception alone."""
+    """What a network or engine raises for what it cannot do; ONNX Runtime's errors derive from Exception alone."""
     state = sys.modules.get("onnxruntime.capi.onnxruntime_pybind11_state")
     own = [e for e in vars(state).values() if isinstance(e, type) and issubclass(e, Exception)] if state else []
-    return (RuntimeError, ValueError, TypeError, MemoryError, *own)
+    return (*DOES_NOT_RUN, MemoryError, *own)
 
 
 ITEM_SIZE = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+
+
+def _computed_in(row: Row) -> str:
+    """The precision of a row: what `auto` has chosen, not what it might have."""
+    return str(row.get("chosen", row["precision"])).rpartition("-")[2]
 
 
 def _costs(network: nn.Module, precision: str, setting: Setting) -> Row:
@@ -231,7 +237,7 @@ def _costs(network: nn.Module, precision: str, setting: Setting) -> Row:
     return {
         "params": cost.params,
         "macs": cost.macs * setting.batch_size,
-        "bytes": moved * ITEM_SIZE.get(precision, 4),
+        "bytes": moved * ITEM_SIZE[precision],
     }
 
 
@@ -250,8 +256,7 @@ def _figures(timings: Timings, name: str, reference: str, row: Row, peaks: dict[
         "samples": [float(f"{s:.5g}") for s in samples],
     }
     if "macs" in row:
-        chosen = str(row.get("chosen", row["precision"])).rpartition("-")[2]
-        gemm = peaks.get(f"gemm_{chosen}")
+        gemm = peaks.get(f"gemm_{_computed_in(row)}")
         figures["macs_per_s"] = row["macs"] / summary.median
         figures["share_of_gemm_peak"] = figures["macs_per_s"] / gemm if gemm else None
         figures["share_of_bandwidth"] = row["bytes"] / summary.median / peaks["triad"] if "triad" in peaks else None

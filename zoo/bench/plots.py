@@ -145,8 +145,6 @@ def _concat_add(rows: Sequence[Row]) -> dict[str, Figure]:
     figures = {}
     for comparison in dict.fromkeys(row["comparison"] for row in rows):
         means = over_stages([row for row in rows if row["comparison"] == comparison])
-        if len({mean["batch_size"] for mean in means}) < 2:
-            continue
         figure, axes = _axes(f"Concat vs Add: {comparison}", "batch size", "time(concat) / time(add)")
         lines = list(dict.fromkeys((mean["engine"], mean["layout"]) for mean in means))
         for colour, line in zip(_cycle(), lines, strict=False):

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.bench.results import Row
+from zoo.bench.memory import bounded_memory, is_out_of_memory
+from zoo.bench.results import Row, failure
 from zoo.bench.statistics import summarize
 from zoo.bench.structures import build_structures
 from zoo.bench.timing import Plan, interleave
+from zoo.export.torch_engines import torch_threads
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS
 
@@ -111,16 +113,6 @@ def profile_model(
     Raises:
         ValueError: Unknown model or structure.
     """
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        example = torch.randn(batch_size, 3, img_size, img_size, device=device)
-        networks = build_structures(model, list(structures), example)
-        recorders = {structure: Recorder(network) for structure, network in networks.items()}
-        calls = {s: _inference(recorder, example) for s, recorder in recorders.items()}
-        timings = interleave(calls, plan, on_round=on_round)
-    finally:
-        torch.set_num_threads(threads_before)
     setting = {
         "model": model,
         "batch_size": batch_size,
@@ -128,6 +120,17 @@ def profile_model(
         "threads": threads,
         "device": device,
     }
+    try:
+        with torch_threads(threads), bounded_memory():
+            example = torch.randn(batch_size, 3, img_size, img_size, device=device)
+            networks = build_structures(model, list(structures), example)
+            recorders = {structure: Recorder(network) for structure, network in networks.items()}
+            calls = {s: _inference(recorder, example) for s, recorder in recorders.items()}
+            timings = interleave(calls, plan, on_round=on_round)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return [{**setting, "structure": s, "level": "network", "name": "", **failure(error)} for s in structures]
     rows = []
     for structure, recorder in recorders.items():
         kept = timings.rounds * timings.calls[structure]

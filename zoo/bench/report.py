@@ -30,7 +30,7 @@ def write_report(results: Sequence[Result], path: str | Path) -> list[Path]:
     """Write results in the format that the suffix of `path` names; the files written (a PNG per plot).
 
     Raises:
-        ValueError: Another suffix.
+        ValueError: Another suffix, or pictures asked of results that have no row to draw.
         OSError: A file could not be written.
     """
     path = check_suffix(path)
@@ -60,6 +60,8 @@ def _write_pngs(results: Sequence[Result], path: Path) -> list[Path]:
             with atomic_write(file) as temporary:
                 png(figure, temporary)
             written.append(file)
+    if not written:
+        raise ValueError(f"{path}: nothing to draw, as no row was measured; a .md or .html report has the reasons")
     return written
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.atomic import atomic_write
 from zoo.bench.environment import environment
+from zoo.bench.memory import is_out_of_memory
 
 SCHEMA = 1
 
@@ -31,6 +32,12 @@ def document(kind: str, rows: list[Row], **extra: Any) -> dict[str, Any]:
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     head = {"schema": SCHEMA, "kind": kind, "command": command, "environment": environment()}
     return without_nan({**head, **extra, "rows": rows})
+
+
+def failure(error: BaseException) -> Row:
+    """`status` and `error` of a row that could not be measured."""
+    status = "out of memory" if is_out_of_memory(error) else "unsupported"
+    return {"status": status, "error": str(error).strip().split("\n", 1)[0][:200] or type(error).__name__}
 
 
 def without_nan(value: Any) -> Any:

@@ -78,7 +78,10 @@ def percent(value: float) -> str:
 
 
 def _note(row: Row) -> str | None:
-    return row.get("error") or row.get("warning")
+    error = row.get("error")
+    if error and row["status"] == "out of memory":  # engines say it each in its own words
+        return f"out of memory: {error}"
+    return error or row.get("warning")
 
 
 MILLI, MEGA, GIGA = 1e-3, 1e6, 1e9
@@ -162,6 +165,8 @@ COLUMNS: dict[str, list[Column]] = {
         Column("IQR ms", key("iqr", MILLI), significant),
         Column("share", key("share"), lambda share: f"{100 * share:.1f} %"),
         Column("n", key("n")),
+        STATUS,
+        NOTE,
     ],
 }
 

@@ -71,7 +71,7 @@ class Plan:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"{self.rounds} rounds measure nothing: give --rounds 1 or more")
-        if self.seconds <= 0 or self.warmup_seconds < 0:
+        if not (self.seconds > 0 and self.warmup_seconds >= 0):  # NaN is no bound either
             raise ValueError(f"a time bound must be positive: seconds={self.seconds}, warm-up={self.warmup_seconds}")
 
 

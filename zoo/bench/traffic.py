@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.cost import meta_twin
+from zoo.cost import run_on_twin
 
 _PRODUCTS = (torch.ops.aten.convolution.default, torch.ops.aten.addmm.default, torch.ops.aten.mm.default)
 
@@ -35,9 +35,15 @@ def traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
     Args:
         model: Any network; it is not changed.
         input_shape: (N, C, H, W).
+
+    Raises:
+        ValueError: The network does not run on such images.
     """
-    twin = meta_twin(model).eval()
-    dtype = next((p.dtype for p in twin.parameters() if p.is_floating_point()), torch.float32)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    return run_on_twin(model, like.new_zeros(input_shape), _count).elements
+
+
+def _count(model: nn.Module, images: Tensor) -> _Traffic:
     with torch.no_grad(), _Traffic() as counter:
-        twin(torch.empty(*input_shape, dtype=dtype, device="meta"))
-    return counter.elements
+        model(images)
+    return counter

@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from zoo.bench.memory import TensorMemory, bounded_memory, is_out_of_memory
-from zoo.bench.results import Row
+from zoo.bench.memory import TensorMemory, bounded_memory
+from zoo.bench.results import Row, failure
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import peer_name
 from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
+from zoo.export.torch_engines import torch_threads
 from zoo.registry import create_model
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import build_block
@@ -174,26 +175,20 @@ def measure_model(
     setting = {"batch_size": batch_size, "img_size": img_size, "threads": threads, "device": device}
     rows: list[Row] = [{**dataclasses.asdict(contender), **setting} for contender in contenders]
     steps: dict[str, Step] = {}
-    threads_before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with bounded_memory():
-            for contender, row in zip(contenders, rows, strict=True):
-                network = training_network(contender.model, contender.structure)
-                row["params"] = sum(p.numel() for p in network.parameters())
-                try:
-                    step = Step(network, contender, batch_size, img_size, device)
-                    row["saved_activations"], row["peak_memory"] = step_memory(step)
-                except (RuntimeError, MemoryError) as error:
-                    row["status"] = "out of memory" if is_out_of_memory(error) else "unsupported"
-                    row["error"] = str(error).strip().split("\n", 1)[0][:200]
-                    continue
-                row["status"], steps[contender.name] = "ok", step
-            if steps:
-                clock = CudaClock() if device.startswith("cuda") else HostClock()
-                _figures(rows, contenders, steps, interleave(steps, plan, clock=clock, on_round=on_round))
-    finally:
-        torch.set_num_threads(threads_before)
+    with torch_threads(threads), bounded_memory():
+        for contender, row in zip(contenders, rows, strict=True):
+            network = training_network(contender.model, contender.structure)
+            row["params"] = sum(p.numel() for p in network.parameters())
+            try:
+                step = Step(network, contender, batch_size, img_size, device)
+                row["saved_activations"], row["peak_memory"] = step_memory(step)
+            except (RuntimeError, MemoryError) as error:
+                row |= failure(error)
+                continue
+            row["status"], steps[contender.name] = "ok", step
+        if steps:
+            clock = CudaClock() if device.startswith("cuda") else HostClock()
+            _figures(rows, contenders, steps, interleave(steps, plan, clock=clock, on_round=on_round))
     return rows
 
 
