@@ -74,11 +74,13 @@ def test_concat_add(capsys):
     [
         (["latency", "--model", "repvgg_a00"], "unknown model 'repvgg_a00': did you mean repvgg_a0"),
         (["latency", "--model", "timm/resnet8"], "unknown model 'timm/resnet8': did you mean timm/resnet18"),
+        (["latency", "--model", "torchvision/vgg17"], "unknown model 'torchvision/vgg17': did you mean torchvision/"),
         (["latency", "--model", "repvgg_a0", "--engine", "onnxrun"], "did you mean onnxruntime"),
         (["latency", "--model", "repvgg_a0", "--rounds", "0"], "0 rounds measure nothing"),
         (["latency", "--model", "repvgg_a0", "--repeat", "0"], "--repeat 0 runs nothing"),
         (["latency", "--model", "repvgg_a0", "--batch-size", "0"], "'0' is not a positive whole number"),
         (["latency", "--model", "repvgg_a0", "--seconds", "0"], "time bound must be positive"),
+        (["latency", "--model", "repvgg_a0", "--seconds", "nan"], "time bound must be positive"),
         (["latency", "--model", "repvgg_a0", "--results-file", "no/such/folder/a.json"], "folder of no/such"),
         (["latency", "--model", "repvgg_a0", "--results-file", "a.txt"], "must end in .json"),
         (["latency", "--model", "repvgg_a0", "--report", "no/such/folder/a.html"], "folder of no/such"),
@@ -87,7 +89,9 @@ def test_concat_add(capsys):
         (["latency"], "required: --model"),
         (["lateny"], "invalid choice: 'lateny'"),
         (["report", "absent.json"], "absent.json: not a readable result"),
+        (["report", "absent.json", "--output", "no/such/folder/a.md"], "folder of no/such"),
         (["concat-add", "--engine", "auto"], "an --engine by its name"),
+        (["concat-add", "--engine", "eager", "--comparison", "network", "--batch-size", "64"], "up to --batch-size 32"),
     ],
 )
 def test_mistakes_are_one_line(capsys, argv, message):
@@ -97,6 +101,35 @@ def test_mistakes_are_one_line(capsys, argv, message):
     assert errors.count("\n") == 1
     assert errors.startswith("benchmark.py: error: ")
     assert message in errors
+
+
+def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("zoo.cli.errors.os.access", lambda folder, mode: False)  # root may write anywhere
+    code, _, errors = run(capsys, "latency", "--model", "repvgg_tiny", "--results-file", str(tmp_path / "a.json"))
+    assert code == 2
+    assert "may not be written to" in errors
+
+
+def test_what_was_measured_is_shown_although_its_file_cannot_be_written(capsys, monkeypatch, tmp_path):
+    def full(path, result):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("zoo.bench.results.write", full)
+    flags = ["--structure", "deployed", "--engine", "eager", "--results-file", str(tmp_path / "a.json")]
+    code, lines, errors = run(capsys, "latency", "--model", "repvgg_tiny", *flags, *QUICK)
+    assert code == 1
+    assert "a.json: No space left on device" in errors
+    assert any(line.startswith("repvgg_tiny  deployed") for line in lines)
+
+
+@pytest.mark.parametrize("command", ["latency", "concat-add", "train", "profile"])
+def test_the_help_shows_every_default(capsys, command):
+    with pytest.raises(SystemExit):
+        benchmark.main([command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: None)" not in text
+    assert "(default: cpu)" in text
+    assert "(default: [1" in text
 
 
 def test_a_missing_engine_names_what_to_install(capsys, monkeypatch):

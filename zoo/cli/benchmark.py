@@ -44,6 +44,7 @@ def _latency(options: Options) -> Result:
     from zoo.bench.latency import contenders_of, measure_group, settings_of
     from zoo.bench.means import geometric_means, repeatability
     from zoo.bench.peak import measure_peaks
+    from zoo.export.torch_engines import torch_threads
 
     plan, models, engines = _plan(options), _models(options.model), _engines(options.engine)
     if options.checkpoint and len(models) > 1:
@@ -57,7 +58,7 @@ def _latency(options: Options) -> Result:
     settings = list(settings_of(options.batch_size, options.img_size, options.threads, options.device))
     peaks = {}
     for threads in options.threads:
-        with _torch_threads(threads):
+        with torch_threads(threads):
             peaks[str(threads)] = measure_peaks(options.precision, device)
     runs: list[list[dict[str, Any]]] = []
     with _progress(len(settings) * len(groups) * options.repeat, plan) as on_round:
@@ -101,6 +102,8 @@ def _concat_add(options: Options) -> Result:
                         at = (width, batch, size, engine, threads, plan)
                         jobs.append(lambda at=at: [measure_networks(*at)])
 
+    if not jobs:
+        raise UsageError(f"whole networks are compared up to --batch-size {MAX_NETWORK_BATCH}: nothing is left to do")
     rows: list[dict[str, Any]] = []
     with _progress(len(jobs), plan) as on_round:
         for job in jobs:
@@ -148,6 +151,7 @@ def _per_model(options: Options, kind: str, measure: Callable[..., list[dict[str
 def _report(options: Options) -> Result:
     from zoo.bench.report import read_all, write_report
 
+    check_folders(options.output)
     written = write_report(read_all(options.results), options.output)
     return {"results": options.results, "written": [str(path) for path in written]}
 
@@ -168,15 +172,18 @@ def _plan(options: Options) -> Plan:
 def _models(patterns: Sequence[str]) -> list[str]:
     """Names and patterns → names, checked before anything is measured."""
     import timm
+    from torchvision.models import list_models
 
     import zoo
 
+    foreign_names = {"timm": timm.list_models, "torchvision": list_models}
     names: list[str] = []
     for pattern in patterns:
         library, _, foreign = pattern.partition("/")
-        if library == "timm" and not timm.is_model(foreign):
-            near = difflib.get_close_matches(foreign, timm.list_models(), n=3)
-            hint = f"did you mean {', '.join(f'timm/{name}' for name in near)}?" if near else "see timm.list_models()"
+        known = foreign_names[library]() if library in foreign_names else []
+        if known and foreign.partition(".")[0] not in known:  # behind a dot: timm's name of the weights
+            near = difflib.get_close_matches(foreign, known, n=3)
+            hint = f"did you mean {', '.join(f'{library}/{name}' for name in near)}?" if near else "no name is near it"
             raise UsageError(f"unknown model {pattern!r}: {hint}")
         if foreign:
             names.append(pattern)
@@ -207,18 +214,6 @@ def _device(name: str) -> Any:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     return torch.device(name)
-
-
-@contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -258,13 +253,14 @@ def _finish(kind: str, rows: list[dict[str, Any]], options: Options, **extra: An
     from zoo.bench.tables import console, tables
 
     result = document(kind, rows, **extra)
-    if options.results_file:
-        write(options.results_file, result)
     for table in tables(result):
         print(f"{table.title}\n{console(table)}\n")
     if "repeatability" in result:
         r = result["repeatability"]
         print(f"{r['within']} of {r['compared']} repeated ratios lie in the interval that another run stated\n")
+    # After the tables: a disk that is full by now takes a file, not what was measured.
+    if options.results_file:
+        write(options.results_file, result)
     if options.report:
         write_report([result], options.report)
     brief = [{key: value for key, value in row.items() if key != "samples"} for row in result["rows"]]

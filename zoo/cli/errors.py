@@ -15,8 +15,13 @@ class UsageError(ValueError):
 def check_folders(*files: str | None) -> None:
     """Refuse a file that nobody can write before the work, not after it. Raises: UsageError."""
     for file in files:
-        if file is not None and not Path(file).resolve().parent.is_dir():
+        if file is None:
+            continue
+        folder = Path(file).resolve().parent
+        if not folder.is_dir():
             raise UsageError(f"the folder of {file} does not exist")
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"the folder of {file} may not be written to")
 
 
 def report(program: str, body: Callable[[], int]) -> int:

@@ -29,6 +29,8 @@ def main(argv: list[str]) -> int:
 def _main(argv: list[str]) -> int:
     options = _parser().parse_args(argv)
     check_folders(options.output, options.plot)
+    if options.plot and not options.plot.endswith(".png"):
+        raise UsageError(f"--plot {options.plot} must end in .png")
     if options.table is None:
         return _list()
     table = tables.table(options.table)
@@ -109,23 +111,19 @@ def _measure(
     table: tables.Table, rows: Sequence[tables.Row], options: argparse.Namespace
 ) -> tuple[Measured, dict[str, Any]]:
     """What is measured on `--threads` threads, and how: settings, machine, n and spread of every cell."""
-    import torch
-
     from zoo.bench.environment import environment
+    from zoo.bench.memory import bounded_memory
     from zoo.bench.timing import Plan
+    from zoo.export.torch_engines import torch_threads
     from zoo.paper.measure import measure
 
     for name in ("batch_size", "img_size", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     plan = Plan(rounds=options.rounds, seconds=options.seconds, warmup_seconds=min(3.0, options.seconds))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    try:
+    with torch_threads(options.threads), bounded_memory():
         measured = measure(table, rows, batch_size=options.batch_size, img_size=options.img_size, plan=plan)
         where = environment()
-    finally:
-        torch.set_num_threads(threads)
     samples = [{"row": row, "column": column, **asdict(summary)} for (row, column), summary in measured.samples.items()]
     return measured, {
         "engine": "eager",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zoo.export.engines import Run, Source
-from zoo.export.graphs import INPUT, OUTPUT
+from zoo.export.graphs import INPUT, OUTPUT, quiet
 
 if TYPE_CHECKING:
     import onnx
@@ -58,7 +58,7 @@ def quantize_graph(graph: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> o
 
     graph = copy.deepcopy(graph)  # quantize_static writes into it
     add_pre_process_metadata(graph)  # the exporter has folded constants already
-    with tempfile.TemporaryDirectory() as folder:
+    with quiet("root"), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "int8.onnx")
         quantize_static(
             graph,
