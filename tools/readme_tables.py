@@ -19,6 +19,7 @@ from zoo.bench.tables import significant
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "benchmark"
 START, END = "<!-- results -->\n", "<!-- /results -->\n"
+ENGINES = ("eager", "onnxruntime", "openvino")
 SPEEDUPS = {"eager": ("eager", "fp32"), "fp32": ("auto", "fp32"), "int8 allowed": ("auto", "int8")}
 """Column → (engine, precision) of a deployed network."""
 
@@ -73,32 +74,29 @@ def speedups() -> list[str]:
         "**Speed-up of the deployed network** over timm's (DBB, ACNet: the official converter's) reparameterized one",
         "in eager float32, interleaved in one run; [95 % of repeats]. int8 is timed on random calibration.",
         "",
-        "| network | batch | " + " | ".join(SPEEDUPS) + " |",
-        "|---|---:|" + "---:|" * len(SPEEDUPS),
     ]
+    cells: list[list[str]] = []
     for batch in (1, 8):
         rows = rows_of(f"speedup-{batch}")
         columns: dict[str, list[float]] = {column: [] for column in SPEEDUPS}
         for model in dict.fromkeys(row["model"] for row in rows):
-            cells = []
+            line = [model, str(batch)]
             for column, (engine, precision) in SPEEDUPS.items():
                 [row] = [r for r in rows if deployed(r) and (r["model"], *setting(r)) == (model, engine, precision)]
                 columns[column].append(row["speedup"]["value"])
-                cells.append(ratio(row["speedup"]))
-            lines.append(f"| {model} | {batch} | {' | '.join(cells)} |")
+                line.append(ratio(row["speedup"]))
+            cells.append(line)
         means = [f"**{significant(geometric_mean(values))}x**" for values in columns.values()]
-        lines.append(f"| **geometric mean** | {batch} | {' | '.join(means)} |")
-    return [*lines, ""]
+        cells.append(["**geometric mean**", str(batch), *means])
+    return [*lines, *table(["network", "batch", *SPEEDUPS], cells, words=1)]
 
 
 def pairs() -> list[str]:
     """RepVGG beside the ResNets of the paper's Table 4."""
-    lines = [
-        "**RepVGG against ResNet**, pairs of the paper's Table 4, deployed on the same engine: how many times as fast.",
-        "",
-        "| RepVGG | over | batch | eager | onnxruntime | openvino |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    title = (
+        "**RepVGG against ResNet**, pairs of the paper's Table 4, deployed on the same engine: how many times as fast."
+    )
+    cells: list[list[str]] = []
     for name in sorted(file.stem for file in RESULTS.glob("*-repvgg.json")):
         rows = [row for row in rows_of(name) if deployed(row)]
         resnet = next(row["model"] for row in rows if row["model"].startswith("timm/"))
@@ -107,44 +105,50 @@ def pairs() -> list[str]:
             for batch in (1, 8):
                 times = [
                     significant(median[resnet, batch, engine] / median[model, batch, engine]) + "x"
-                    for engine in ("eager", "onnxruntime", "openvino")
+                    for engine in ENGINES
                 ]
-                lines.append(f"| {model} | {resnet.removeprefix('timm/')} | {batch} | {' | '.join(times)} |")
-    return [*lines, ""]
+                cells.append([model, resnet.removeprefix("timm/"), str(batch), *times])
+    return [title, "", *table(["RepVGG", "over", "batch", *ENGINES], cells, words=2)]
 
 
 def ghosts() -> list[str]:
     """GhostNet's time over RepGhostNet's."""
     rows = [row for row in rows_of("ghost-repghost") if row["comparison"] == "network"]
-    lines = ["**RepGhostNet against GhostNet** at equal width, whole networks: how many times as fast.", ""]
+    title = "**RepGhostNet against GhostNet** at equal width, whole networks: how many times as fast."
     engines = list(dict.fromkeys(row["engine"] for row in rows))
-    lines += ["| width | batch | " + " | ".join(engines) + " |", "|---|---:|" + "---:|" * len(engines)]
+    cells: list[list[str]] = []
     for stage in dict.fromkeys(row["stage"] for row in rows):
         for batch in sorted({row["batch_size"] for row in rows}):
             found = {r["engine"]: r for r in rows if (r["stage"], r["batch_size"]) == (stage, batch)}
-            lines.append(f"| {stage} | {batch} | {' | '.join(ratio(found[e]['ratio']) for e in engines)} |")
-    return [*lines, ""]
+            cells.append([stage, str(batch), *(ratio(found[engine]["ratio"]) for engine in engines)])
+    return [title, "", *table(["width", "batch", *engines], cells, words=1)]
 
 
 def joins() -> list[str]:
     """Concat's time over Add's, over GhostNet's shapes."""
-    lines = [
-        "**Concat against Add** on the shapes of GhostNet's stages: time of Concat over time of Add (geometric mean).",
-        "",
-    ]
+    title = (
+        "**Concat against Add** on the shapes of GhostNet's stages: time of Concat over time of Add (geometric mean)."
+    )
     means: dict[tuple[str, int], float] = {}
-    for engine in ("eager", "onnxruntime", "openvino"):
+    for engine in ENGINES:
         rows = [row for row in rows_of(f"concat-add-{engine}") if row["comparison"] == "operator"]
         for layout in dict.fromkeys(row["layout"] for row in rows):
             for batch in sorted({row["batch_size"] for row in rows}):
                 same = [r for r in rows if (r["layout"], r["batch_size"]) == (layout, batch)]
                 means[f"{engine} {layout}", batch] = geometric_mean([r["ratio"]["value"] for r in same])
     kinds = list(dict.fromkeys(kind for kind, _ in means))
-    lines += ["| batch | " + " | ".join(kinds) + " |", "|---:|" + "---:|" * len(kinds)]
-    for batch in sorted({batch for _, batch in means}):
-        cells = [significant(means[kind, batch]) if (kind, batch) in means else "" for kind in kinds]
-        lines.append(f"| {batch} | {' | '.join(cells)} |")
-    return [*lines, ""]
+    cells = [
+        [str(batch), *(significant(means[kind, batch]) if (kind, batch) in means else "" for kind in kinds)]
+        for batch in sorted({batch for _, batch in means})
+    ]
+    return [title, "", *table(["batch", *kinds], cells, words=0)]
+
+
+def table(columns: list[str], rows: list[list[str]], *, words: int) -> list[str]:
+    """The lines of a table in Markdown and an empty one; its first columns are words, the others numbers."""
+    rule = ["---"] * words + ["---:"] * (len(columns) - words)
+    head = [f"| {' | '.join(columns)} |", f"|{'|'.join(rule)}|"]
+    return [*head, *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
 def deployed(row: dict[str, Any]) -> bool:
