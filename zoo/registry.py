@@ -224,10 +224,11 @@ def _features(model: Any, out_indices: int | Sequence[int] | None) -> nn.Module:
         raise ValueError(f"features_only: {type(model).__name__} has no feature taps")
     cfg = getattr(model, "pretrained_cfg", {})
     try:
-        taps, _ = feature_take_indices(len(model.feature_info), out_indices)
+        wanted = list(out_indices) if isinstance(out_indices, Sequence) else out_indices
+        taps, _ = feature_take_indices(len(model.feature_info), wanted)
     except AssertionError as error:
         raise ValueError(f"out_indices={out_indices}: {error}") from error
-    features: Any = FeatureGetterNet(model, out_indices=taps)
+    features: Any = FeatureGetterNet(model, out_indices=tuple(taps))
     features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(cfg)
     return features
 
