@@ -266,4 +266,13 @@ def test_every_recipe_runs(name, tmp_path):
     results = train(config).results
     assert results["epochs"] == 1 and results["skipped_steps"] == 0
     assert results["max_relative_difference"] < 1e-3
-    assert (tmp_path / "deployed.safetensors").stat().st_size > 0
+    assert (tmp_path / "smoke" / "deployed.safetensors").stat().st_size > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["smoke"]  # the run's own folder stays free for the run
+
+
+def test_a_smoke_run_starts_anew_whatever_came_before(tmp_path):
+    flags = ["--config", "quickstart", "--epochs", "1", "--output", str(tmp_path)]
+    for more in ([], ["--resume", "auto"]):
+        config = smoke(parse(TrainConfig, [*flags, *more], "train.py"))
+        assert config.run.resume is None
+        assert train(config).results["epochs"] == 1

@@ -3,6 +3,7 @@
 import dataclasses
 
 from zoo.engine.config import TrainConfig
+from zoo.engine.step import run_folder
 
 IMAGES, BATCH, SIZE, EPOCHS = 8, 4, 64, 3
 
@@ -11,7 +12,8 @@ def smoke(config: TrainConfig) -> TrainConfig:
     """The recipe with bundled data, small images and batches, and at most three epochs.
 
     Everything else stays: network, optimiser, groups, schedule, augmentation, mixup, average, precision. What
-    changes at later epochs (progressive) changes at the second.
+    changes at later epochs (progressive) changes at the second. It starts anew each time, in a folder `smoke`
+    of the run's own, which stays free for the real run.
     """
     epochs = min(config.schedule.epochs, EPOCHS)
     progressive = {
@@ -39,4 +41,5 @@ def smoke(config: TrainConfig) -> TrainConfig:
         schedule=dataclasses.replace(
             config.schedule, epochs=epochs, warmup_epochs=min(config.schedule.warmup_epochs, epochs - 1)
         ),
+        run=dataclasses.replace(config.run, output=str(run_folder(config) / "smoke"), overwrite=True, resume=None),
     )
