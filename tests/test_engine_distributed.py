@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
-from training import fresh_process, run_rank_in_child
+from training import fresh_process, run_rank_in_child, small_config
 
 import zoo
 from zoo.engine import checkpoint
-from zoo.engine.distributed import CpuSyncBatchNorm2d, synchronise_batchnorm
+from zoo.engine.distributed import CpuSyncBatchNorm2d, Processes, synchronise_batchnorm
+from zoo.engine.train import _forward
 
 # No randomness that belongs to a process. In float64: BatchNorm over few pixels multiplies rounding by five a step.
 ALIKE = ["--mixup", "0", "--drop", "0", "--sync-bn", "--epochs", "4", "--val-num-samples", "31"]
@@ -79,6 +81,17 @@ def test_a_dead_process_is_reported_in_one_line_by_the_other(tmp_path):
     assert len(lines) == 1 and "lost another process of the run" in lines[0], logs[0]
     assert "Traceback" not in logs[0]
     checkpoint.load(folder / "last.pt")
+
+
+def test_processes_share_buffers_as_configured_and_torch_warns_of_nothing(tmp_path):
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for flag, shared in (("--broadcast-buffers", True), ("--no-broadcast-buffers", False)):
+            config = small_config(tmp_path / "run", flag)
+            wrapped: Any = _forward(nn.BatchNorm2d(2), config, Processes(world_size=2), torch.device("cpu"))
+            assert wrapped.will_sync_module_buffers() is shared
+    finally:
+        dist.destroy_process_group()
 
 
 def test_synchronising_on_the_cpu_keeps_keys_weights_and_the_eval_answer():

@@ -1,6 +1,7 @@
 """Training, from a configuration to a deployed network: one loop, top to bottom."""
 
 import dataclasses
+import inspect
 import logging
 import math
 import signal
@@ -259,4 +260,7 @@ def _forward(network: nn.Module, config: TrainConfig, processes: Processes, devi
     if not processes.distributed:
         return module
     gpu = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=gpu, broadcast_buffers=config.hardware.broadcast_buffers)
+    known = inspect.signature(DistributedDataParallel).parameters  # torch 2.14 warns of the older name
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    sync: dict[str, Any] = {name: config.hardware.broadcast_buffers}
+    return DistributedDataParallel(module, device_ids=gpu, **sync)
