@@ -159,13 +159,6 @@ def test_cpu_flags_are_words() -> None:
     assert all(flag and " " not in flag for flag in cpu_flags())
 
 
-def test_images_of_another_size_or_type_are_refused(model: nn.Module) -> None:
-    engine = compile_for(model, "eager", example=images(2))
-    for wrong in (images(2, size=48), images(2).double(), images(2)[:0], images(2)[0]):
-        with pytest.raises(ValueError, match=r"built for float32 images \(N, 3, 32, 32\), not"):
-            engine(wrong)
-
-
 def test_a_network_with_several_outputs_is_refused() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

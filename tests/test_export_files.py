@@ -128,3 +128,11 @@ def test_mistakes_are_named(model: torch.nn.Module, tmp_path: Path, name: str, o
     with pytest.raises(ValueError, match=message):
         export_file(model, tmp_path / name, images(1), **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("opset", [3, 99])
+def test_an_operator_set_that_cannot_be_written_is_refused(model, tmp_path, caplog, opset):
+    with pytest.raises(ValueError, match=f"operator set {opset} cannot be written"):
+        export_file(model, tmp_path / "net.onnx", images(1), opset=opset)
+    assert not list(tmp_path.iterdir())
+    assert "Traceback" not in caplog.text

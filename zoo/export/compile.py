@@ -58,14 +58,20 @@ def compile_for(
         seconds: How long `auto` times its candidates, all together.
 
     Raises:
-        ValueError: Unknown name; an engine that is not installed, or a precision that this machine or engine
-            does not have; no calibration images for int8; a network in training mode.
+        ValueError: Unknown name; an example of another kind, or no threads; an engine that is not installed, or a
+            precision that this machine or engine does not have; no calibration images for int8; a network in
+            training mode.
         ParityError: An fp32 engine differs from PyTorch by more than rounding.
     """
     check_name("engine", engine, ("auto", *ENGINES))
     for name in (precision, *allow):
         check_name("precision", name, ("auto", *PRECISIONS))
     example = example_input(model, 1).float() if example is None else example.detach()
+    if example.ndim != 4 or not len(example) or example.dtype != torch.float32:
+        kind = str(example.dtype).removeprefix("torch.")
+        raise ValueError(f"example must be float32 images (N, C, H, W), not {kind} {tuple(example.shape)}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
     engines = _engines_of_auto() if engine == "auto" else (engine,)
     precisions = tuple(allow) if precision == "auto" else (precision,)
     fixed = "auto" not in (engine, precision)

@@ -107,6 +107,7 @@ class Engine:
         return f"{self.engine}-{self.precision}"
 
     def __call__(self, images: Tensor) -> Tensor:
+        images = images.detach()
         if images.dtype != torch.float32 or tuple(images.shape[1:]) != self.input_size or not len(images):
             raise ValueError(
                 f"{self.name} was built for float32 images (N, {', '.join(map(str, self.input_size))}), "

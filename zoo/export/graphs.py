@@ -30,18 +30,27 @@ def capture(network: nn.Module, example: Tensor, *, dynamic_batch: bool = True) 
 
 
 def to_onnx(program: ExportedProgram, opset: int | None = None) -> onnx.ModelProto:
-    """The ONNX graph of a captured network: one input `input`, one output `output`."""
-    exported = torch.onnx.export(
-        program,
-        (),
-        dynamo=True,
-        verbose=False,
-        opset_version=opset,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-    )
+    """The ONNX graph of a captured network: one input `input`, one output `output`.
+
+    Raises:
+        ValueError: The exporter cannot write this operator set.
+    """
+    with quiet("onnxscript"):  # where it cannot, it says so at length and keeps its own
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )
     assert exported is not None
-    return exported.model_proto
+    graph = exported.model_proto
+    (written,) = (entry.version for entry in graph.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset not in (None, written):
+        raise ValueError(f"ONNX operator set {opset} cannot be written for this network, {written} can")
+    return graph
 
 
 def to_openvino(program: ExportedProgram) -> ov.Model:
