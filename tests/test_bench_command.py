@@ -114,7 +114,7 @@ def test_what_was_measured_is_shown_although_its_file_cannot_be_written(capsys, 
     def full(path, result):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("zoo.bench.results.write", full)
+    monkeypatch.setattr("zoo.cli.benchmark.write", full)
     flags = ["--structure", "deployed", "--engine", "eager", "--results-file", str(tmp_path / "a.json")]
     code, lines, errors = run(capsys, "latency", "--model", "repvgg_tiny", *flags, *QUICK)
     assert code == 1

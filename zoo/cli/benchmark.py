@@ -1,7 +1,5 @@
 """`benchmark.py`, `zoo benchmark`: measure networks, operators and training steps; show and draw the results."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import itertools
@@ -9,13 +7,31 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import timm
+import torch
+from torchvision.models import list_models
+from tqdm import tqdm
+
+import zoo
+from zoo.bench import latency, train_step
+from zoo.bench.concat_add import SHAPES, cases, measure_modules, measure_networks, measure_operators
+from zoo.bench.latency import measure_group, settings_of
+from zoo.bench.means import geometric_means, over_stages, repeatability
+from zoo.bench.peak import measure_peaks
+from zoo.bench.profile import profile_model
+from zoo.bench.report import check_suffix, read_all, write_report
+from zoo.bench.results import document, write
+from zoo.bench.tables import console, tables
+from zoo.bench.timing import Plan
+from zoo.bench.train_step import measure_model
+from zoo.cli import paper
 from zoo.cli.benchmark_options import parser
 from zoo.cli.errors import UsageError, check_folders, report
-
-if TYPE_CHECKING:
-    from zoo.bench.timing import Plan
+from zoo.export.engines import ENGINES, check_name, missing_package
+from zoo.export.torch_engines import torch_threads
+from zoo.paper.tables import published
 
 Options = argparse.Namespace
 Result = dict[str, Any]
@@ -31,9 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     if argv[:1] == ["paper"]:
-        from zoo.cli.paper import main as paper
-
-        return paper(argv[1:])
+        return paper.main(argv[1:])
     options = parser().parse_args(argv)
     result = RUN[options.command](options)
     print(json.dumps(result))
@@ -41,18 +55,13 @@ def _main(argv: list[str]) -> int:
 
 
 def _latency(options: Options) -> Result:
-    from zoo.bench.latency import contenders_of, measure_group, settings_of
-    from zoo.bench.means import geometric_means, repeatability
-    from zoo.bench.peak import measure_peaks
-    from zoo.export.torch_engines import torch_threads
-
     plan, models, engines = _plan(options), _models(options.model), _engines(options.engine)
     if options.checkpoint and len(models) > 1:
         raise UsageError("--checkpoint holds the weights of one network: give one --model")
     if options.repeat < 1:
         raise UsageError(f"--repeat {options.repeat} runs nothing: give 1 or more")
     device = _device(options.device)
-    groups = [contenders_of(model, options.structure, engines, options.precision) for model in models]
+    groups = [latency.contenders_of(model, options.structure, engines, options.precision) for model in models]
     if options.together:  # models against each other, each structure, engine and precision for itself
         groups = [list(same) for same in zip(*groups, strict=True)]
     settings = list(settings_of(options.batch_size, options.img_size, options.threads, options.device))
@@ -80,9 +89,6 @@ def _latency(options: Options) -> Result:
 
 
 def _concat_add(options: Options) -> Result:
-    from zoo.bench.concat_add import SHAPES, cases, measure_modules, measure_networks, measure_operators
-    from zoo.bench.means import over_stages
-
     plan, engines = _plan(options), _engines(options.engine)
     _device(options.device)
     if options.device != "cpu" or "auto" in engines:
@@ -113,20 +119,16 @@ def _concat_add(options: Options) -> Result:
 
 
 def _train(options: Options) -> Result:
-    from zoo.bench.train_step import contenders_of, measure_model
-
     return _per_model(
         options,
         "train",
         lambda model, **setting: measure_model(
-            contenders_of(model, options.structure, options.layout, options.precision), **setting
+            train_step.contenders_of(model, options.structure, options.layout, options.precision), **setting
         ),
     )
 
 
 def _profile(options: Options) -> Result:
-    from zoo.bench.profile import profile_model
-
     return _per_model(options, "profile", lambda model, **setting: profile_model(model, options.structure, **setting))
 
 
@@ -149,20 +151,14 @@ def _per_model(options: Options, kind: str, measure: Callable[..., list[dict[str
 
 
 def _report(options: Options) -> Result:
-    from zoo.bench.report import read_all, write_report
-
     check_folders(options.output)
     written = write_report(read_all(options.results), options.output)
     return {"results": options.results, "written": [str(path) for path in written]}
 
 
 def _plan(options: Options) -> Plan:
-    from zoo.bench.timing import Plan
-
     check_folders(options.results_file, options.report)
     if options.report:
-        from zoo.bench.report import check_suffix
-
         check_suffix(options.report)
     if options.results_file and not options.results_file.endswith(".json"):
         raise UsageError(f"--results-file {options.results_file} must end in .json; --report writes other formats")
@@ -171,11 +167,6 @@ def _plan(options: Options) -> Plan:
 
 def _models(patterns: Sequence[str]) -> list[str]:
     """Names and patterns → names, checked before anything is measured."""
-    import timm
-    from torchvision.models import list_models
-
-    import zoo
-
     foreign_names = {"timm": timm.list_models, "torchvision": list_models}
     names: list[str] = []
     for pattern in patterns:
@@ -196,8 +187,6 @@ def _models(patterns: Sequence[str]) -> list[str]:
 
 def _engines(names: Sequence[str] | None) -> list[str]:
     """The engines asked for, each known and installed; those installed if none were."""
-    from zoo.export.engines import ENGINES, check_name, missing_package
-
     packaged = ("onnxruntime", "openvino")
     if names is None:
         return ["eager", *(engine for engine in packaged if missing_package(engine) is None)]
@@ -209,8 +198,6 @@ def _engines(names: Sequence[str] | None) -> list[str]:
 
 
 def _device(name: str) -> Any:
-    import torch
-
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     return torch.device(name)
@@ -219,8 +206,6 @@ def _device(name: str) -> Any:
 @contextmanager
 def _progress(groups: int, plan: Plan) -> Iterator[Iterator[Callable[[int], None]]]:
     """A bar on stderr; yields, group by group, what is to be told the group's finished rounds."""
-    from tqdm import tqdm
-
     with tqdm(total=groups * plan.rounds, unit="round", file=sys.stderr) as bar:
 
         def callbacks() -> Iterator[Callable[[int], None]]:
@@ -238,8 +223,6 @@ def _progress(groups: int, plan: Plan) -> Iterator[Iterator[Callable[[int], None
 
 def _add_published(rows: Sequence[dict[str, Any]]) -> None:
     """Published accuracy beside each network, for the accuracy-latency picture."""
-    from zoo.paper.tables import published
-
     for row in rows:
         known = published(row["model"])
         if known is not None and known.top1 is not None:
@@ -248,10 +231,6 @@ def _add_published(rows: Sequence[dict[str, Any]]) -> None:
 
 def _finish(kind: str, rows: list[dict[str, Any]], options: Options, **extra: Any) -> Result:
     """Write the files, print the tables, and give the summary that ends stdout."""
-    from zoo.bench.report import write_report
-    from zoo.bench.results import document, write
-    from zoo.bench.tables import console, tables
-
     result = document(kind, rows, **extra)
     for table in tables(result):
         print(f"{table.title}\n{console(table)}\n")

@@ -1,9 +1,12 @@
 """`zoo convert-checkpoint`: rewrite a checkpoint of any layout in another."""
 
-from __future__ import annotations
-
 import argparse
 import json
+
+import torch
+
+import zoo
+from zoo.checkpoints import in_layout, read_checkpoint, save_weights
 
 LAYOUTS = ("official", "timm", "stock", "zoo")
 
@@ -16,11 +19,6 @@ def main(argv: list[str] | None = None) -> int:
         OSError: The file cannot be written.
     """
     options = _parser().parse_args(argv)
-
-    import torch  # after the options: --help and mistakes answer at once
-
-    import zoo
-    from zoo.checkpoints import in_layout, read_checkpoint, save_weights
 
     checkpoint = read_checkpoint(options.checkpoint, options.ema)
     model = options.model or checkpoint.model

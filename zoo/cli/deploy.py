@@ -1,10 +1,10 @@
 """`zoo deploy CHECKPOINT`: turn trained weights into the deployed structure, with proof."""
 
-from __future__ import annotations
-
 import argparse
 import json
 
+import zoo
+from zoo.checkpoints import save_deployed
 from zoo.cli.networks import add_network_options, check_output, example_for, inherited, open_network
 
 
@@ -18,9 +18,6 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     check_output(options.output)
-
-    import zoo  # after the options: --help and mistakes answer at once
-    from zoo.checkpoints import save_deployed
 
     name, model, checkpoint, built = open_network(options, options.block)
     deployed, report = zoo.deploy_with_report(model, example_for(model, checkpoint, options.img_size))

@@ -1,17 +1,21 @@
 """`zoo expand CHECKPOINT`: give a plain or deployed network branches, its function preserved, to train it further."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.checkpoints import save_weights
+from zoo.checkpoints.stock import stock_state_dict
 from zoo.cli.errors import UsageError
 from zoo.cli.networks import add_network_options, check_output, example_for, inherited, open_network
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from zoo.data import EvalTransform, ImageSet, create_dataset, eval_loader, spread
+from zoo.reparam.convert import convert_with_report
+from zoo.reparam.recalibrate import recalibrate
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +30,6 @@ def main(argv: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(argv)
     check_output(options.output)
-
-    import zoo  # after the options: --help and mistakes answer at once
-    from zoo.checkpoints import save_weights
-    from zoo.reparam.convert import convert_with_report
 
     name, model, checkpoint, built = open_network(options)
     if not zoo.is_deployed(model):
@@ -50,10 +50,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def _unfolded(name: str, model: nn.Module, built: dict[str, Any], example: Tensor, images: list[Tensor]) -> nn.Module:
     """The same function with a BatchNorm wherever the network has one in training, so that it can be trained."""
-    import zoo
-    from zoo.checkpoints.stock import stock_state_dict
-    from zoo.reparam.recalibrate import recalibrate
-
     reference = zoo.create_model(name, **built).eval()
     reference = zoo.deploy(reference, example, fold_norms=False, verify=False)
     state = model.state_dict()
@@ -66,10 +62,6 @@ def _unfolded(name: str, model: nn.Module, built: dict[str, Any], example: Tenso
 
 def _check_loadable(name: str, expanded: nn.Module, built: dict[str, Any]) -> None:
     """`create_model` must be able to build what is written. Raises: UsageError."""
-    import torch
-
-    import zoo
-
     with torch.device("meta"):
         wanted = zoo.create_model(name, **built).state_dict().keys()
     if odd := sorted(wanted ^ expanded.state_dict().keys()):
@@ -81,13 +73,9 @@ def _check_loadable(name: str, expanded: nn.Module, built: dict[str, Any]) -> No
 
 def _calibration(model: nn.Module, example: Tensor, options: argparse.Namespace) -> list[Tensor]:
     """Images for the statistics of the new BatchNorms, preprocessed as the network wants them."""
-    import torch
-
     if options.data_dir is None and not options.dataset:
         logger.warning("no --data-dir or --dataset: noise for calibration; the first training steps may be rough")
         return [torch.randn(8, *example.shape[1:], generator=torch.Generator().manual_seed(1))]
-
-    from zoo.data import EvalTransform, ImageSet, create_dataset, eval_loader, spread
 
     dataset = create_dataset(options.dataset, options.data_dir, options.split)
     if not isinstance(dataset, ImageSet):

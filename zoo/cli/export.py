@@ -1,7 +1,5 @@
 """`zoo export CHECKPOINT`: the network as an ONNX or OpenVINO file, compared with PyTorch before it takes its name."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import json
@@ -9,15 +7,19 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn
 
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.checkpoints.read import Checkpoint, read_checkpoint
 from zoo.cli.errors import UsageError, check_folders, report
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from zoo.checkpoints.read import Checkpoint
-    from zoo.export.files import ExportedFile
+from zoo.data import EvalTransform, ImageSet, create_dataset, eval_loader, spread
+from zoo.export.engines import check_name
+from zoo.export.files import STRUCTURES, ExportedFile, check_request, export_file
+from zoo.reparam.deploy import is_deployed
+from zoo.reparam.verify import example_input
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,9 +65,6 @@ def _run(options: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     check_folders(options.output)
 
-    from zoo.export.engines import check_name  # torch only now: --help and mistakes answer at once
-    from zoo.export.files import STRUCTURES, check_request, export_file
-
     check_name("structure", options.structure, (*STRUCTURES, "both"))
     structures = STRUCTURES if options.structure == "both" else (options.structure,)
     for structure in structures:
@@ -95,9 +94,6 @@ def _run(options: argparse.Namespace) -> int:
 
 def _network(options: argparse.Namespace) -> tuple[str, nn.Module, Checkpoint | None]:
     """The network's name, itself in eval mode, and the file it came from."""
-    import zoo
-    from zoo.checkpoints.read import read_checkpoint
-
     if (options.checkpoint is None) == (not options.pretrained):
         raise UsageError("give a CHECKPOINT, or --pretrained with --model; random weights are not exported")
     checkpoint = read_checkpoint(options.checkpoint, options.ema) if options.checkpoint else None
@@ -113,10 +109,6 @@ def _network(options: argparse.Namespace) -> tuple[str, nn.Module, Checkpoint | 
 
 def _example(model: nn.Module, checkpoint: Checkpoint | None, options: argparse.Namespace) -> Tensor:
     """Random images of the size that the file will take."""
-    import torch
-
-    from zoo.reparam.verify import example_input
-
     like = example_input(model, 1)
     trained = (checkpoint.metadata.get("data") or {}).get("img_size") if checkpoint else None
     side = options.img_size or trained
@@ -125,8 +117,6 @@ def _example(model: nn.Module, checkpoint: Checkpoint | None, options: argparse.
 
 
 def _require_branches(model: nn.Module, name: str) -> None:
-    from zoo.reparam.deploy import is_deployed
-
     if is_deployed(model):
         raise UsageError(f"{name}: the weights are deployed already, no branches are left for --structure train")
 
@@ -144,8 +134,6 @@ def _calibration(
         return "random"
     if options.data_dir is None and not options.dataset:
         raise UsageError("int8 needs images: --data-dir, --dataset, or --random-calibration to time it only")
-
-    from zoo.data import EvalTransform, ImageSet, create_dataset, eval_loader, spread
 
     dataset = create_dataset(options.dataset, options.data_dir, options.split)
     if not isinstance(dataset, ImageSet):

@@ -1,16 +1,15 @@
 """`zoo inspect CHECKPOINT|MODEL`: what a file or a network holds, and which branch of each block earns its place."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
+
+import zoo
 from zoo.cli.networks import open_network
-
-if TYPE_CHECKING:
-    from torch import nn
+from zoo.reparam.shares import branch_shares
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -25,8 +24,6 @@ def main(argv: list[str] | None = None) -> int:
         name, model, checkpoint, _ = open_network(options, options.block)
         facts = {key: value for key, value in checkpoint.metadata.items() if isinstance(value, str | int | float)}
     else:
-        import zoo
-
         name, built = options.checkpoint, {"num_classes": options.num_classes, "block": options.block}
         model = zoo.create_model(name, **built).eval()
     result = {**facts, "model": name, **_contents(model)}
@@ -39,8 +36,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _contents(model: nn.Module) -> dict[str, Any]:
-    from zoo.reparam.shares import branch_shares
-
     shares = branch_shares(model)
     return {
         "structure": "train" if shares else "deployed or plain",

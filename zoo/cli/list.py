@@ -1,13 +1,14 @@
 """`zoo list [PATTERN]`: the registered networks, what they cost, what was published of them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 from typing import Any
 
 from zoo.cli.errors import UsageError, report
+from zoo.models.costs import costs
+from zoo.paper.tables import published
+from zoo.registry import list_models, model_entry
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,8 +27,6 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("--count", action="store_true", help="count costs now instead of reading the bundled figures")
     options = parser.parse_args(argv)
 
-    from zoo.registry import list_models  # torch only now: --help answers at once
-
     names = list_models(options.pattern)
     if not names:
         raise UsageError(f"no network matches {options.pattern!r}; `zoo list` shows all")
@@ -45,10 +44,6 @@ def _main(argv: list[str]) -> int:
 
 def describe(name: str, *, count: bool = False) -> dict[str, Any]:
     """What the listing says of one network; costs as (train, deployed)."""
-    from zoo.models.costs import costs
-    from zoo.paper.tables import published
-    from zoo.registry import model_entry
-
     known = published(name)
     params, macs = costs(name, count=count)
     return {

@@ -1,17 +1,16 @@
 """A network from what the command line names: a checkpoint file and, where the file does not say, a model."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+import zoo
+from zoo.checkpoints import Checkpoint, read_checkpoint
 from zoo.cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from zoo.checkpoints import Checkpoint
+from zoo.reparam.verify import example_input
 
 KEPT = ("num_classes", "block", "model_kwargs", "data")
 """Facts about a network that a file made from another file inherits."""
@@ -38,8 +37,6 @@ def open_network(
         CheckpointError: Bad file.
         UsageError: Neither file nor options name the network.
     """
-    import zoo
-    from zoo.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(options.checkpoint, options.ema)
     name = options.model or checkpoint.model
@@ -54,10 +51,6 @@ def open_network(
 
 def example_for(model: nn.Module, checkpoint: Checkpoint, img_size: int | None, batch_size: int = 2) -> Tensor:
     """Random images of the size asked for, trained with, or declared by the network."""
-    import torch
-
-    from zoo.reparam.verify import example_input
-
     if img_size is not None and img_size < 1:
         raise UsageError(f"--img-size must be at least 1, got {img_size}")
     declared = example_input(model, batch_size)

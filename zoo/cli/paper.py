@@ -1,19 +1,24 @@
 """`benchmark.py paper TABLE`: a published table beside ours."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from zoo.atomic import atomic_write
+from zoo.bench.environment import environment
+from zoo.bench.memory import bounded_memory
+from zoo.bench.timing import Plan
 from zoo.cli.errors import UsageError, check_folders, report
+from zoo.export.torch_engines import torch_threads
 from zoo.paper import tables
-
-if TYPE_CHECKING:
-    from zoo.paper.measure import Measured
+from zoo.paper.figure import axes_of, plot
+from zoo.paper.measure import Measured, measure
+from zoo.paper.render import describe, record, render
+from zoo.paper.reproduce import reproduce
+from zoo.paper.results import read_results
 
 PROGRAM = "benchmark.py paper"
 
@@ -81,12 +86,6 @@ def _rows(table: tables.Table, pattern: str) -> list[tables.Row]:
 
 
 def _run(table: tables.Table, rows: Sequence[tables.Row], options: argparse.Namespace) -> int:
-    from zoo.atomic import atomic_write
-    from zoo.paper.figure import axes_of, plot
-    from zoo.paper.render import describe, record, render
-    from zoo.paper.reproduce import reproduce
-    from zoo.paper.results import read_results
-
     if options.plot:
         axes_of(table)
     accuracies = read_results(options.results)
@@ -111,12 +110,6 @@ def _measure(
     table: tables.Table, rows: Sequence[tables.Row], options: argparse.Namespace
 ) -> tuple[Measured, dict[str, Any]]:
     """What is measured on `--threads` threads, and how: settings, machine, n and spread of every cell."""
-    from zoo.bench.environment import environment
-    from zoo.bench.memory import bounded_memory
-    from zoo.bench.timing import Plan
-    from zoo.export.torch_engines import torch_threads
-    from zoo.paper.measure import measure
-
     for name in ("batch_size", "img_size", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} must be at least 1, got {value}")

@@ -1,16 +1,22 @@
 """`train.py`, `zoo train`: from a recipe to a deployed network."""
 
+import statistics
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from zoo.bench.timing import CudaClock, HostClock, Plan, interleave
 from zoo.cli.config import flatten, parse
 from zoo.cli.errors import report
 from zoo.cli.results import check_results_file, deliver, markdown, show_log
+from zoo.engine import checkpoint
 from zoo.engine.config import TrainConfig
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from zoo.engine.distributed import Processes
+from zoo.engine.smoke import smoke
+from zoo.engine.train import checkpoint_to_resume, train
 
 DESCRIPTION = "Train a network, deploy it with proof, and time both structures. The last line of stdout is JSON."
 
@@ -25,11 +31,6 @@ def _main(argv: list[str]) -> int:
     config = parse(TrainConfig, argv, "train.py", DESCRIPTION)
     check_results_file(config.run.results_file)
     show_log()
-
-    from zoo.engine import checkpoint  # torch only now: --help and mistakes answer at once
-    from zoo.engine.distributed import Processes
-    from zoo.engine.smoke import smoke
-    from zoo.engine.train import checkpoint_to_resume, train
 
     if config.run.smoke:
         config = smoke(config)
@@ -49,18 +50,12 @@ def _main(argv: list[str]) -> int:
 
 
 def time_structures(
-    networks: "dict[str, nn.Module]", example: "Tensor", batch_sizes: tuple[int, ...] = (1, 8)
+    networks: dict[str, nn.Module], example: Tensor, batch_sizes: tuple[int, ...] = (1, 8)
 ) -> list[dict[str, Any]]:
     """Latency of the structures in turn, a few seconds in all: a row per batch size, milliseconds per batch.
 
     `speedup` is the median over rounds of train / deployed. `benchmark.py latency` measures thoroughly.
     """
-    import statistics
-
-    import torch
-
-    from zoo.bench.timing import CudaClock, HostClock, Plan, interleave
-
     plan = Plan(rounds=30, seconds=3.0, warmup_seconds=1.0)
     clock = CudaClock() if example.is_cuda else HostClock()
     rows = []
@@ -77,5 +72,5 @@ def time_structures(
     return rows
 
 
-def _call(network: "nn.Module", images: "Tensor") -> Callable[[], object]:
+def _call(network: nn.Module, images: Tensor) -> Callable[[], object]:
     return lambda: network(images)

@@ -1,16 +1,16 @@
 """`validate.py`, `zoo validate`: score a network on a labelled image set."""
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoo.atomic import atomic_write
 from zoo.cli.config import parse
 from zoo.cli.errors import check_folders, report
 from zoo.cli.results import check_results_file, csv_text, deliver, markdown, show_log
 from zoo.engine.config import ValidateConfig
-
-if TYPE_CHECKING:
-    from zoo.engine.evaluate import Predictions
+from zoo.engine.distributed import Processes
+from zoo.engine.evaluate import Predictions
+from zoo.engine.validate import validate
 
 DESCRIPTION = "Score a network on a labelled image set. The last line of stdout is JSON."
 
@@ -26,9 +26,6 @@ def _main(argv: list[str]) -> int:
     check_results_file(config.judge.results_file)
     check_folders(config.judge.per_class, config.judge.confusion)
     show_log()
-
-    from zoo.engine.distributed import Processes  # torch only now: --help and mistakes answer at once
-    from zoo.engine.validate import validate
 
     judgement = validate(config)
     if not Processes.from_environment().is_first:
@@ -65,7 +62,7 @@ def _main(argv: list[str]) -> int:
     return 0
 
 
-def _per_class(predictions: "Predictions", classes: list[str]) -> list[dict[str, Any]]:
+def _per_class(predictions: Predictions, classes: list[str]) -> list[dict[str, Any]]:
     confusion = predictions.confusion(len(classes))
     counts, correct = confusion.sum(1).tolist(), confusion.diagonal().tolist()
     return [
@@ -74,6 +71,6 @@ def _per_class(predictions: "Predictions", classes: list[str]) -> list[dict[str,
     ]
 
 
-def _confusion(predictions: "Predictions", classes: list[str]) -> list[dict[str, Any]]:
+def _confusion(predictions: Predictions, classes: list[str]) -> list[dict[str, Any]]:
     table = predictions.confusion(len(classes)).tolist()
     return [{"class": name, **dict(zip(classes, line, strict=True))} for name, line in zip(classes, table, strict=True)]
