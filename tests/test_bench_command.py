@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from zoo.bench import latency
 from zoo.cli import benchmark
 from zoo.export import engines
 
@@ -108,6 +109,25 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(capsys, 
     code, _, errors = run(capsys, "latency", "--model", "repvgg_tiny", "--results-file", str(tmp_path / "a.json"))
     assert code == 2
     assert "may not be written to" in errors
+
+
+def test_an_interrupted_run_keeps_what_it_measured(capsys, monkeypatch, tmp_path):
+    measured = latency.measure_group
+
+    def interrupt_the_second(group, setting, *arguments, **options):
+        if setting.batch_size == 2:
+            raise KeyboardInterrupt
+        return measured(group, setting, *arguments, **options)
+
+    monkeypatch.setattr("zoo.cli.benchmark.measure_group", interrupt_the_second)
+    file = tmp_path / "a.json"
+    flags = ["--structure", "deployed", "--engine", "eager", "--batch-size", "1", "2", "--results-file", str(file)]
+    code, lines, errors = run(capsys, "latency", "--model", "repvgg_tiny", *QUICK, *flags)
+    assert code == 130
+    assert errors.endswith("benchmark.py: error: interrupted\n")
+    kept = json.loads(file.read_text())
+    assert kept["interrupted"] and [row["batch_size"] for row in kept["rows"]] == [1, 1]  # with its control
+    assert any("repvgg_tiny" in line for line in lines)
 
 
 def test_what_was_measured_is_shown_although_its_file_cannot_be_written(capsys, monkeypatch, tmp_path):

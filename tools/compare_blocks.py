@@ -5,6 +5,8 @@
 ResNet-18-shaped networks (timm's resnet18 with widths 16 32 64 128, at 32 pixels), one recipe, plain and with every
 3x3 convolution an ACB or a DBB; five seeds, each the same for all three. Every run is train.py's own: what counts is
 the top-1 of the deployed network on the 2,000 validation images. Finished runs are kept, so it can be interrupted.
+No BatchNorm starts at zero, in the plain network neither (timm's default for the last of a residual block): the
+branches of a block start at one, as in the papers, and a different start would be compared, not the branches.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ BLOCKS = ("plain", "acb", "dbb")
 SEEDS = (0, 1, 2, 3, 4)
 RECIPE = {
     "model": "timm/resnet18",
-    "model-kwargs": "{channels: [16, 32, 64, 128], stem_width: 16}",
+    "model-kwargs": "{channels: [16, 32, 64, 128], stem_width: 16, zero_init_last: false}",
     "dataset": "fashion",
     "img-size": "32",
     "crop-pct": "1.0",

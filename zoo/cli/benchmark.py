@@ -69,10 +69,10 @@ def _latency(options: Options) -> Result:
     for threads in options.threads:
         with torch_threads(threads):
             peaks[str(threads)] = measure_peaks(options.precision, device)
-    runs: list[list[dict[str, Any]]] = []
-    with _progress(len(settings) * len(groups) * options.repeat, plan) as on_round:
-        for _ in range(options.repeat):
-            rows: list[dict[str, Any]] = []
+    runs: list[list[dict[str, Any]]] = [[] for _ in range(options.repeat)]
+    total = len(settings) * len(groups) * options.repeat
+    with _kept("latency", runs[0], options, peaks=peaks), _progress(total, plan) as on_round:
+        for rows in runs:
             for setting in settings:
                 for group in groups:
                     limits = peaks[str(setting.threads)]
@@ -80,7 +80,6 @@ def _latency(options: Options) -> Result:
                     rows += measure_group(
                         group, setting, plan, peaks=limits, checkpoint=checkpoint, on_round=next(on_round)
                     )
-            runs.append(rows)
     _add_published(runs[0])
     extra: dict[str, Any] = {"repeatability": repeatability(runs)} if options.repeat > 1 else {}
     if not options.together:  # where the reference is a network of the group, a mean over the group says nothing
@@ -111,7 +110,7 @@ def _concat_add(options: Options) -> Result:
     if not jobs:
         raise UsageError(f"whole networks are compared up to --batch-size {MAX_NETWORK_BATCH}: nothing is left to do")
     rows: list[dict[str, Any]] = []
-    with _progress(len(jobs), plan) as on_round:
+    with _kept("concat-add", rows, options), _progress(len(jobs), plan) as on_round:
         for job in jobs:
             next(on_round)
             rows += job()
@@ -143,7 +142,7 @@ def _per_model(options: Options, kind: str, measure: Callable[..., list[dict[str
         for batch in options.batch_size
     ]
     rows: list[dict[str, Any]] = []
-    with _progress(len(models) * len(cells), plan) as on_round:
+    with _kept(kind, rows, options), _progress(len(models) * len(cells), plan) as on_round:
         for model in models:
             for cell in cells:
                 rows += measure(model, **cell, plan=plan, device=options.device, on_round=next(on_round))
@@ -201,6 +200,17 @@ def _device(name: str) -> Any:
     if name == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: torch finds no CUDA device here; use --device cpu")
     return torch.device(name)
+
+
+@contextmanager
+def _kept(kind: str, rows: list[dict[str, Any]], options: Options, **extra: Any) -> Iterator[None]:
+    """An interrupted run shows and writes what it has measured, then ends as interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rows:
+            _finish(kind, rows, options, interrupted=True, **extra)
+        raise
 
 
 @contextmanager
