@@ -12,6 +12,7 @@ branches of a block start at one, as in the papers, and a different start would 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import statistics
 import subprocess
@@ -76,7 +77,10 @@ def train(block: str, seed: int, scratch: Path) -> dict[str, Any]:
     run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
     if run.returncode:
         raise RuntimeError(f"{block}, seed {seed}: {run.stderr.strip().splitlines()[-1]}")
-    return {"block": block, "seed": seed, "results": json.loads(run.stdout.strip().splitlines()[-1])}
+    with (scratch / f"{block}-{seed}" / "summary.csv").open() as file:
+        train_loss = float(list(csv.DictReader(file))[-1]["train_loss"])
+    results = json.loads(run.stdout.strip().splitlines()[-1])
+    return {"block": block, "seed": seed, "train_loss": train_loss, "results": results}
 
 
 def top1(run: dict[str, Any]) -> float:
@@ -89,21 +93,22 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     of = {(run["block"], run["seed"]): top1(run) for run in runs}
     result = {}
     for block in BLOCKS:
-        values = [of[block, seed] for seed in SEEDS if (block, seed) in of]
-        gains = [of[block, seed] - of["plain", seed] for seed in SEEDS if (block, seed) in of]
+        values = [of[block, seed] for seed in SEEDS]
+        gains = [of[block, seed] - of["plain", seed] for seed in SEEDS]
         result[block] = {
             "n": len(values),
             "mean": round(statistics.mean(values), 2),
-            "std": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+            "std": round(statistics.stdev(values), 2),
+            "train_loss_mean": round(statistics.mean(run["train_loss"] for run in runs if run["block"] == block), 3),
             "gain_mean": round(statistics.mean(gains), 2),
-            "gain_std": round(statistics.stdev(gains), 2) if len(gains) > 1 else None,
+            "gain_std": round(statistics.stdev(gains), 2),
         }
     return result
 
 
 def write(runs: list[dict[str, Any]], path: Path) -> None:
     result = {"environment": environment(), "recipe": RECIPE, "runs": runs}
-    if {run["block"] for run in runs} == set(BLOCKS):
+    if len(runs) == len(BLOCKS) * len(SEEDS):
         result["summary"] = summary(runs)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1))
