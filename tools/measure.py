@@ -1,6 +1,6 @@
 """Measure everything that results/benchmark/ holds, one `benchmark.py` run of a few minutes per file.
 
-    python tools/measure.py                   all of it, then the page and the Markdown
+    python tools/measure.py                   all of it, then the page, the Markdown and README's tables
     python tools/measure.py speedup-1 train*  some of it
     python tools/measure.py --list            the commands
 
@@ -88,6 +88,7 @@ def main() -> int:
         files = [str(file.relative_to(ROOT)) for file in sorted(RESULTS.glob("*.json"))]
         for suffix in ("html", "md"):
             run(["report", *files, "--output", str((RESULTS / f"report.{suffix}").relative_to(ROOT))])
+        subprocess.run([sys.executable, "tools/readme_tables.py"], cwd=ROOT, check=True)
     print(f"failed: {', '.join(failed)}" if failed else "all done")
     return 1 if failed else 0
 
