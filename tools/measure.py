@@ -59,7 +59,8 @@ def commands() -> dict[str, str]:
         )
     for model in TRAINED:
         jobs[f"train-{model}"] = (
-            f"train --model {model} --layout nchw nhwc --precision {FLOATS} --threads 2 --rounds 12 --seconds 25"
+            f"train --model {model} --layout nchw nhwc --precision {FLOATS} --threads 2 "
+            "--batch-size 16 --rounds 10 --seconds 100"
         )
     jobs["profile"] = f"profile --model {SIX} --batch-size 8 --rounds 20 --seconds 20"
     jobs["repeatability"] = (

@@ -7,13 +7,15 @@ python tools/readme_tables.py --check   exit 1 if it is not what the results say
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from zoo.atomic import atomic_write
 from zoo.bench.report import read_all
-from zoo.bench.statistics import geometric_mean
+from zoo.bench.statistics import geometric_mean, paired_ratio
 from zoo.bench.tables import significant
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +43,7 @@ def main() -> int:
 
 
 def section() -> str:
-    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins(), *loads()]) + "\n"
+    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins(), *steps(), *loads()]) + "\n"
 
 
 def loads() -> list[str]:
@@ -142,6 +144,38 @@ def joins() -> list[str]:
         for batch in sorted({batch for _, batch in means})
     ]
     return [title, "", *table(["batch", *kinds], cells, words=0)]
+
+
+def steps() -> list[str]:
+    """What the branches cost in training, and our step beside timm's and the official ones."""
+    official = json.loads((ROOT / "results" / "official_steps.json").read_text())
+    lines = [
+        "**A training step** in float32, two threads, batch 16: its time over that of the plain network (one",
+        "convolution and BatchNorm for each block); and how many times as fast ours is, in the memory format that",
+        f"`train.py` chooses, as timm's (160²) and as the official implementation ({official['img_size']}²) in theirs.",
+        "",
+    ]
+    cells = []
+    for file in sorted(RESULTS.glob("train-*.json")):
+        rows = rows_of(file.stem)
+        samples = {(row["structure"], row["layout"]): row["samples"] for row in rows}
+        ours = samples["train", "nhwc"]
+        timms = samples.get(("peer", "nchw"))
+        published = [
+            row["speedup"]
+            for row in official["rows"]
+            if (row["model"], row["structure"], row["layout"], row["precision"])
+            == (rows[0]["model"], "train", "nhwc", "fp32")
+        ]
+        cells.append(
+            [
+                rows[0]["model"],
+                ratio(dataclasses.asdict(paired_ratio(ours, samples["plain", "nhwc"]))),
+                ratio(dataclasses.asdict(paired_ratio(timms, ours))) if timms else "",
+                ratio(published[0]) if published else "",
+            ]
+        )
+    return [*lines, *table(["network", "over plain", "over timm", "over official"], cells, words=1)]
 
 
 def table(columns: list[str], rows: list[list[str]], *, words: int) -> list[str]:

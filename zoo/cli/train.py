@@ -42,25 +42,24 @@ def _main(argv: list[str]) -> int:
         return 0
     rows = [{"network": name, **score} for name, score in trained.results["scores"].items()]
     print(markdown(rows))
-    latency = time_structures({"train": trained.network, "deployed": trained.deployed}, trained.example)
+    seconds = 0.2 if config.run.smoke else 3.0
+    latency = time_structures({"train": trained.network, "deployed": trained.deployed}, trained.example, seconds)
     print(markdown(latency))
     trained.results["latency"] = latency
     deliver(trained.results, rows, config.run.results_file)
     return 0
 
 
-def time_structures(
-    networks: dict[str, nn.Module], example: Tensor, batch_sizes: tuple[int, ...] = (1, 8)
-) -> list[dict[str, Any]]:
-    """Latency of the structures in turn, a few seconds in all: a row per batch size, milliseconds per batch.
+def time_structures(networks: dict[str, nn.Module], example: Tensor, seconds: float) -> list[dict[str, Any]]:
+    """Latency of the structures in turn at batch 1 and 8, about `seconds` each: milliseconds per batch.
 
     `speedup` is the median over rounds of train / deployed. `benchmark.py latency` measures thoroughly.
     """
-    plan = Plan(rounds=30, seconds=3.0, warmup_seconds=1.0)
+    plan = Plan(rounds=30, seconds=seconds, warmup_seconds=seconds / 3)
     clock = CudaClock() if example.is_cuda else HostClock()
     rows = []
     with torch.inference_mode():
-        for batch_size in batch_sizes:
+        for batch_size in (1, 8):
             images = example.expand(batch_size, -1, -1, -1).contiguous(memory_format=torch.channels_last)
             timings = interleave({name: _call(net, images) for name, net in networks.items()}, plan, clock=clock)
             samples = timings.samples
