@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def section() -> str:
-    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins(), *steps(), *loads()]) + "\n"
+    return "\n".join([*speedups(), *pairs(), *ghosts(), *joins(), *steps(), *repeats(), *loads()]) + "\n"
 
 
 def loads() -> list[str]:
@@ -176,6 +176,14 @@ def steps() -> list[str]:
             ]
         )
     return [*lines, *table(["network", "over plain", "over timm", "over official"], cells, words=1)]
+
+
+def repeats() -> list[str]:
+    """Whether a stated interval holds what another run finds."""
+    [result] = read_all([RESULTS / "repeatability.json"])
+    held = result["repeatability"]
+    text = f"of one command in {held['runs']} runs lay in the interval that another run stated"
+    return [f"**Repeated**, {held['within']} of {held['compared']} ratios {text}.", ""]
 
 
 def table(columns: list[str], rows: list[list[str]], *, words: int) -> list[str]:
