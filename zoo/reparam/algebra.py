@@ -189,10 +189,8 @@ def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
     if second.in_channels != first.out_channels:
         raise ValueError(f"{first.out_channels} channels into a layer for {second.in_channels}")
     if max(second.padding) > 0:
-        raise ValueError(
-            f"the map between two layers of a branch is zero-padded by {second.padding}, which no single "
-            "convolution can reproduce: pad it with the first layer's response to a zero pixel (BatchNormPad2d)"
-        )
+        why = f"no convolution reproduces a map zero-padded by {second.padding} between two layers of a branch"
+        raise ValueError(f"{why}: pad it with the first layer's response to a zero pixel (BatchNormPad2d)")
     if first.kernel_size != (1, 1) and second.kernel_size != (1, 1):
         raise ValueError(f"cannot compose {first.kernel_size} with {second.kernel_size}: one must be 1x1")
     if second.groups == second.out_channels == second.in_channels:  # BatchNorm, pooling: no sum over channels
@@ -205,8 +203,7 @@ def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
         inner = first.weight.unflatten(0, (groups, -1))  # (groups, middle, in, h, w)
         outer = second.weight.unflatten(0, (groups, -1))  # (groups, out, middle, h, w)
         weight = torch.einsum("gomyx,gmivu->goiyvxu", outer, inner).flatten(0, 1)
-        response = first.bias.unflatten(0, (groups, -1))
-        bias = torch.einsum("gomyx,gm->go", outer, response).flatten() + second.bias
+        bias = torch.einsum("gomyx,gm->go", outer, first.bias.unflatten(0, (groups, -1))).flatten() + second.bias
     weight = weight.flatten(2, 3).flatten(3, 4)  # of two kernels, one is a single tap
     (sy, sx), (left, right, top, bottom) = first.stride, second.padding
     between = (left * sx, right * sx, top * sy, bottom * sy)
@@ -216,9 +213,7 @@ def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
 
 
 def pad_output(kernel: AffineKernel, padding: Padding) -> AffineKernel:
-    """Pad a pointwise kernel's output with its response to a zero pixel, by zero-padding its input.
-
-    This is the premise under which Transform III is exact (2103.13425, section 3.2).
+    """Pad a pointwise kernel's output as Transform III presumes (2103.13425, section 3.2): by its input's padding.
 
     Raises:
         ValueError: The kernel is larger than 1x1, or strided.
@@ -247,7 +242,7 @@ def embed(kernel: AffineKernel, spec: ConvSpec) -> AffineKernel:
     kernel = regroup(kernel, spec.groups)
     weight = kernel.weight.new_zeros(*kernel.weight.shape[:2], *spec.kernel_size)
     weight[:, :, slices[0], slices[1]] = kernel.weight
-    (y, x) = spec.padding
+    y, x = spec.padding
     return AffineKernel(weight, kernel.bias, spec.stride, (x, x, y, y), spec.dilation, spec.groups)
 
 
@@ -281,8 +276,7 @@ def concatenate(kernels: Sequence[AffineKernel]) -> AffineKernel:
     """Transform IV: branches whose outputs are concatenated along channels, each reading the whole input.
 
     Raises:
-        ValueError: A kernel is grouped (its share of a concatenation is not a grouped convolution; `regroup` it),
-            or the geometries differ.
+        ValueError: A kernel is grouped (its share of a concatenation is not; `regroup` it), or geometries differ.
     """
     if any(k.groups != 1 for k in kernels):
         raise ValueError("depth concatenation takes kernels of one group: regroup(kernel, 1) first")
