@@ -55,7 +55,7 @@ def commands() -> dict[str, str]:
     for resnet, rivals in PAIRS.items():
         jobs[f"{resnet}-repvgg"] = (
             f"latency --model timm/{resnet} {rivals} --together --structure deployed "
-            "--engine eager onnxruntime openvino --batch-size 1 8 --rounds 30 --seconds 10"
+            "--engine eager onnxruntime openvino --batch-size 1 8 --rounds 30 --seconds 40"
         )
     for model in TRAINED:
         jobs[f"train-{model}"] = (
