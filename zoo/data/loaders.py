@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from zoo.data.batches import ImageAugment, Normalize
 from zoo.data.image_sets import BadImageError, ImageSet
 from zoo.data.samplers import EvalBatches, TrainBatches
-from zoo.data.samples import BadImage, MapSamples, StreamSamples, collate, leave_signals_to_main
+from zoo.data.samples import BadImage, Batch, MapSamples, StreamSamples, collate, leave_signals_to_main
 from zoo.data.seeding import derive_seed, seeded
 from zoo.data.transforms import DISTORTIONS, EvalTransform, TrainTransform
 
@@ -45,6 +45,8 @@ class TrainLoader:
         self.batches.set_epoch(epoch, start_batch)
         if isinstance(self.fetch.dataset, StreamSamples):
             self.fetch.dataset.set_epoch(epoch)
+            # Workers are seeded from it, and some readers shuffle by their worker's seed.
+            self.fetch.generator = torch.Generator().manual_seed(derive_seed(*self.mix_key, epoch))
 
     def __len__(self) -> int:
         """Batches of a whole epoch in this process, wherever the next iteration begins."""
@@ -53,7 +55,7 @@ class TrainLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, start, end = self.batches.epoch, self.batches.start_batch, self.batches.num_batches
         if isinstance(self.fetch.dataset, StreamSamples):  # it cannot begin in the middle: read on to where we were
-            fetched = islice(self.fetch, start, end)
+            fetched = islice(read_stream(self.fetch), start, end)
         else:
             fetched = self.fetch
         for step, batch in enumerate(fetched, start):
@@ -67,6 +69,12 @@ class TrainLoader:
                 with seeded(*self.mix_key, epoch, step):
                     images, targets = self.mixup(images, targets)
             yield images, targets
+            start += 1
+        if start < end:
+            raise ValueError(
+                f"the training stream ended after {start} of {end} batches: it needs a shard for each worker of each "
+                "process (lower --workers), and as many images as it is said to have (--train-num-samples)"
+            )
 
 
 class EvalLoader:
@@ -88,11 +96,24 @@ class EvalLoader:
         return len(self.fetch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for batch in self.fetch:
+        streams = isinstance(self.fetch.dataset, StreamSamples)
+        for batch in read_stream(self.fetch) if streams else self.fetch:
             account(batch.bad, self.bad_images, self.max_bad_images)
             if len(batch.index) > 0:
                 images = self.distort(self.normalize(batch.images))
                 yield images, batch.targets.to(images.device, non_blocking=True), batch.index
+
+
+def read_stream(fetch: DataLoader) -> Iterator[Batch]:
+    """The batches of a stream.
+
+    Raises:
+        ValueError: Its reader failed, in a worker or here: what it said last.
+    """
+    try:
+        yield from fetch
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"the stream of images failed: {str(error).strip().splitlines()[-1]}") from error
 
 
 def account(new: tuple[BadImage, ...], known: dict[str, str], limit: int) -> None:

@@ -23,20 +23,22 @@ from zoo.data import (
 from zoo.engine.config import AugmentConfig, DataConfig, ModelConfig, TrainConfig, ValidateConfig
 from zoo.engine.distributed import Processes
 
-STREAMS = ("wds/", "hfid", "tfds")
+STREAMS = ("wds", "hfids", "tfds")
 
 
-def open_dataset(config: DataConfig, train: bool) -> Any:
-    """The training or validation set, thinned to the number of samples asked for."""
+def open_dataset(config: DataConfig, train: bool, seed: int = 0) -> Any:
+    """The training or validation set, thinned to the number of samples asked for.
+
+    A stream cannot be thinned: the number is told to its reader, as its length.
+    """
     split = config.train_split if train else config.val_split
     limit = config.train_num_samples if train else config.val_num_samples
-    stream = {"is_training": train, "batch_size": config.batch_size} if config.dataset[:4] in STREAMS else {}
-    dataset = create_dataset(config.dataset, config.data_dir, split, **stream)
-    if limit is None:
-        return dataset
-    if not isinstance(dataset, ImageSet):
-        raise ValueError("train_num_samples, val_num_samples: a stream cannot be thinned")
-    return spread(dataset, limit)
+    if config.dataset.partition("/")[0].lower() in STREAMS:
+        options = {"is_training": train, "batch_size": config.batch_size, "num_samples": limit, "seed": seed}
+        return create_dataset(config.dataset, config.data_dir, split, **options)
+    dataset = create_dataset(config.dataset, config.data_dir, split)
+    assert isinstance(dataset, ImageSet)
+    return dataset if limit is None else spread(dataset, limit)
 
 
 def count_classes(config: ModelConfig, dataset: Any) -> int:

@@ -46,9 +46,9 @@ class DataConfig:
     val_split: str = "validation"
     """name of the validation split"""
     train_num_samples: int | None = bounded(None, 1)
-    """use only this many training images, an even spread over the set (default: all)"""
+    """use only this many training images, an even spread over the set (default: all); a stream: images per epoch"""
     val_num_samples: int | None = bounded(None, 1)
-    """use only this many validation images, an even spread over the set (default: all)"""
+    """use only this many validation images, an even spread over the set (default: all); a stream: how many it has"""
     img_size: int | None = bounded(None, 8)
     """image size in training and, unless eval_img_size is set, in validation; by default the network's"""
     eval_img_size: int | None = bounded(None, 8)

@@ -64,7 +64,7 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
     config = _settled(config, resume)
 
     # ---- data and network
-    train_set, val_set = open_dataset(config.data, train=True), open_dataset(config.data, train=False)
+    train_set, val_set = open_dataset(config.data, True, config.run.seed), open_dataset(config.data, False)
     num_classes = count_classes(config.model, train_set)
     network = _network(config, resume, num_classes, processes, device)
     for start in config.augment.progressive:  # a mistake in it is said now, not when its epoch comes
