@@ -95,7 +95,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
     here, there = tmp_path / "train.safetensors", tmp_path / "x.safetensors"
     for argv, message in (
         (["deploy", "nowhere.safetensors", "-o", there], "no such checkpoint"),
-        (["deploy", here, "-o", tmp_path / "no" / "x.safetensors"], "the folder does not exist"),
+        (["deploy", here, "-o", tmp_path / "no" / "x.safetensors"], "x.safetensors does not exist"),
         (["deploy", here, "-o", tmp_path / "x.pth"], "must end in .safetensors"),
         (["expand", here, "-o", there], "has branches already"),
         (["inspect", "repvgg_tinny"], "did you mean repvgg_tiny"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checkpoints import Checkpoint, read_checkpoint
-from zoo.cli.errors import UsageError
+from zoo.cli.errors import UsageError, check_folders
 from zoo.reparam.verify import example_input
 
 KEPT = ("num_classes", "block", "model_kwargs", "data")
@@ -65,7 +65,6 @@ def inherited(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def check_output(path: str) -> None:
     """Refuse a place nobody can write to before the work. Raises: UsageError."""
-    if not Path(path).resolve().parent.is_dir():
-        raise UsageError(f"--output {path}: the folder does not exist")
+    check_folders(path)
     if Path(path).suffix != ".safetensors":
         raise UsageError(f"--output {path}: must end in .safetensors, which holds what the network is")

@@ -4,14 +4,14 @@ import csv
 import io
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.atomic import atomic_write
-from zoo.cli.errors import UsageError
+from zoo.bench.results import without_nan
+from zoo.cli.errors import UsageError, check_folders
 
 SUFFIXES = (".json", ".csv", ".md")
 Row = Mapping[str, Any]
@@ -19,12 +19,9 @@ Row = Mapping[str, Any]
 
 def check_results_file(path: str | None) -> None:
     """Refuse a file nobody can write before the work, not after it. Raises: UsageError."""
-    if path is None:
-        return
-    if Path(path).suffix not in SUFFIXES:
+    if path is not None and Path(path).suffix not in SUFFIXES:
         raise UsageError(f"results_file: {path} must end in {', '.join(SUFFIXES)}")
-    if not Path(path).resolve().parent.is_dir():
-        raise UsageError(f"results_file: the folder of {path} does not exist")
+    check_folders(path)
 
 
 def show_log() -> None:
@@ -65,21 +62,12 @@ def csv_text(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: null stands for them."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def deliver(results: Mapping[str, Any], rows: Sequence[Row], file: str | None) -> None:
+def deliver(results: dict[str, Any], rows: Sequence[Row], file: str | None) -> None:
     """Write `file` (rows for .csv and .md, everything for .json), then print the JSON object, last."""
     if file is not None:
         with atomic_write(file) as temporary:
             if file.endswith(".json"):
-                temporary.write_text(json.dumps(plain(results), indent=1) + "\n")
+                temporary.write_text(json.dumps(without_nan(results), indent=1) + "\n")
             else:
                 temporary.write_text(csv_text(rows) if file.endswith(".csv") else markdown(rows) + "\n")
-    print(json.dumps(plain(results)), flush=True)
+    print(json.dumps(without_nan(results)), flush=True)
