@@ -13,8 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from timm.utils import natural_key
+
 from zoo.atomic import atomic_write
 from zoo.bench.report import read_all
+from zoo.bench.results import without_nan
 from zoo.bench.statistics import geometric_mean, paired_ratio
 from zoo.bench.tables import significant
 
@@ -99,16 +102,13 @@ def pairs() -> list[str]:
         "**RepVGG against ResNet**, pairs of the paper's Table 4, deployed on the same engine: how many times as fast."
     )
     cells: list[list[str]] = []
-    for name in sorted(file.stem for file in RESULTS.glob("*-repvgg.json")):
+    for name in sorted((file.stem for file in RESULTS.glob("*-repvgg.json")), key=natural_key):
         rows = [row for row in rows_of(name) if deployed(row)]
         resnet = next(row["model"] for row in rows if row["model"].startswith("timm/"))
-        median = {(row["model"], row["batch_size"], row["engine"]): row["median"] for row in rows}
+        samples = {(row["model"], row["batch_size"], row["engine"]): row["samples"] for row in rows}
         for model in dict.fromkeys(row["model"] for row in rows if row["model"] != resnet):
             for batch in (1, 8):
-                times = [
-                    significant(median[resnet, batch, engine] / median[model, batch, engine]) + "x"
-                    for engine in ENGINES
-                ]
+                times = [over(samples[resnet, batch, engine], samples[model, batch, engine]) for engine in ENGINES]
                 cells.append([model, resnet.removeprefix("timm/"), str(batch), *times])
     return [title, "", *table(["RepVGG", "over", "batch", *ENGINES], cells, words=2)]
 
@@ -170,8 +170,8 @@ def steps() -> list[str]:
         cells.append(
             [
                 rows[0]["model"],
-                ratio(dataclasses.asdict(paired_ratio(ours, samples["plain", "nhwc"]))),
-                ratio(dataclasses.asdict(paired_ratio(timms, ours))) if timms else "",
+                over(ours, samples["plain", "nhwc"]),
+                over(timms, ours) if timms else "",
                 ratio(published[0]) if published else "",
             ]
         )
@@ -199,6 +199,11 @@ def deployed(row: dict[str, Any]) -> bool:
 
 def setting(row: dict[str, Any]) -> tuple[str, str]:
     return row["engine"], row["precision"]
+
+
+def over(samples: list[float], reference: list[float]) -> str:
+    """The ratio of two interleaved rows' times."""
+    return ratio(without_nan(dataclasses.asdict(paired_ratio(samples, reference))))
 
 
 def ratio(value: dict[str, float | None]) -> str:
