@@ -85,11 +85,12 @@ def main() -> int:
         print("benchmark.py", *arguments, flush=True)
         if not options.list and not run(arguments):
             failed.append(name)
-    if not options.list:
-        files = [str(file.relative_to(ROOT)) for file in sorted(RESULTS.glob("*.json"))]
-        for suffix in ("html", "md"):
-            run(["report", *files, "--output", str((RESULTS / f"report.{suffix}").relative_to(ROOT))])
-        subprocess.run([sys.executable, "tools/readme_tables.py"], cwd=ROOT, check=True)
+    if options.list:
+        return 0
+    files = [str(file.relative_to(ROOT)) for file in sorted(RESULTS.glob("*.json"))]
+    for suffix in ("html", "md"):
+        run(["report", *files, "--output", str((RESULTS / f"report.{suffix}").relative_to(ROOT))])
+    subprocess.run([sys.executable, "tools/readme_tables.py"], cwd=ROOT, check=True)
     print(f"failed: {', '.join(failed)}" if failed else "all done")
     return 1 if failed else 0
 
