@@ -2,9 +2,11 @@
 
     python tools/compare_blocks.py --output results/compare_blocks.json
 
-ResNet-18-shaped networks (timm's resnet18 with widths 16 32 64 128, at 32 pixels), one recipe, plain and with every
-3x3 convolution an ACB or a DBB; five seeds, each the same for all three. Every run is train.py's own: what counts is
-the top-1 of the deployed network on the 2,000 validation images. Finished runs are kept, so it can be interrupted.
+ResNet-18-shaped networks (timm's resnet18 with widths 16 32 64 128, at 32 pixels), plain and with every 3x3
+convolution an ACB or a DBB. Each is tuned first: one seed at every learning rate. Then five other seeds, the same for
+all three, once with one rate for all and once with the rate that was best for each. Every run is train.py's own: what
+counts is the top-1 of the deployed network on the 2,000 validation images, by which the rates are chosen too. Finished
+runs are kept, so it can be interrupted.
 No BatchNorm starts at zero, in the plain network neither (timm's default for the last of a residual block): the
 branches of a block start at one, as in the papers, and a different start would be compared, not the branches.
 """
@@ -12,6 +14,7 @@ branches of a block start at one, as in the papers, and a different start would 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import json
 import statistics
@@ -26,8 +29,12 @@ import matplotlib
 from zoo.atomic import atomic_write
 from zoo.bench.environment import environment
 
-BLOCKS = ("plain", "acb", "dbb")
-SEEDS = (0, 1, 2, 3, 4)
+Run = dict[str, Any]
+
+BLOCKS: tuple[str, ...] = ("plain", "acb", "dbb")
+SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 5
+RATES = (0.00625, 0.0125, 0.025, 0.05, 0.2)
+ONE_RATE: dict[str, float] = dict.fromkeys(BLOCKS, 0.05)
 RECIPE = {
     "model": "timm/resnet18",
     "model-kwargs": "{channels: [16, 32, 64, 128], stem_width: 16, zero_init_last: false}",
@@ -38,7 +45,6 @@ RECIPE = {
     "batch-size": "64",
     "epochs": "8",
     "warmup-epochs": "1",
-    "lr": "0.05",
     "weight-decay": "1e-4",
     "val-interval": "8",
     "workers": "0",
@@ -53,82 +59,120 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
     parser.add_argument("--scratch", type=Path, default=Path("output/compare_blocks"))
     options = parser.parse_args()
-    runs: list[dict[str, Any]] = json.loads(options.output.read_text())["runs"] if options.output.exists() else []
-    done = {(run["block"], run["seed"]) for run in runs}
-    todo = [(block, seed) for seed in SEEDS for block in BLOCKS if (block, seed) not in done]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for finished in as_completed([pool.submit(train, *run, options.scratch) for run in todo]):
-            runs.append(finished.result())
-            runs.sort(key=lambda run: (run["seed"], BLOCKS.index(run["block"])))
-            write(runs, options.output)
-            print(json.dumps(finished.result()), flush=True)
+    runs: list[Run] = json.loads(options.output.read_text())["runs"] if options.output.exists() else []
+    finish(runs, [(block, rate, TUNING_SEED) for rate in RATES for block in BLOCKS], options)
+    for rates in (ONE_RATE, best_rates(runs)):
+        finish(runs, [(block, rates[block], seed) for seed in SEEDS for block in BLOCKS], options)
+    write(runs, options.output)
     with atomic_write(options.figure) as temporary:
         plot(runs, temporary)
     print(json.dumps(summary(runs)))
     return 0
 
 
-def train(block: str, seed: int, scratch: Path) -> dict[str, Any]:
+def finish(runs: list[Run], wanted: list[tuple[str, float, int]], options: argparse.Namespace) -> None:
+    """Make those of the wanted runs (block, learning rate, seed) that are missing."""
+    done = {(run["block"], run["lr"], run["seed"]) for run in runs}
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(train, *run, options.scratch) for run in wanted if run not in done]
+        for job in as_completed(jobs):
+            runs.append(job.result())
+            runs.sort(key=lambda run: (run["seed"], run["lr"], BLOCKS.index(run["block"])))
+            write(runs, options.output)
+            print(json.dumps(job.result()), flush=True)
+
+
+def train(block: str, rate: float, seed: int, scratch: Path) -> Run:
     """One run of train.py; its results."""
+    folder = scratch / f"{block}-{rate}-{seed}"
     flags = [f"--{key}={value}" for key, value in RECIPE.items()]
-    flags += [f"--seed={seed}", f"--output={scratch / f'{block}-{seed}'}", "--overwrite"]
+    flags += [f"--lr={rate}", f"--seed={seed}", f"--output={folder}", "--overwrite"]
     if block != "plain":
         flags.append(f"--block={block}")
     run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
     if run.returncode:
-        raise RuntimeError(f"{block}, seed {seed}: {run.stderr.strip().splitlines()[-1]}")
-    with (scratch / f"{block}-{seed}" / "summary.csv").open() as file:
+        raise RuntimeError(f"{block}, rate {rate}, seed {seed}: {run.stderr.strip().splitlines()[-1]}")
+    with (folder / "summary.csv").open() as file:
         train_loss = float(list(csv.DictReader(file))[-1]["train_loss"])
     results = json.loads(run.stdout.strip().splitlines()[-1])
-    return {"block": block, "seed": seed, "train_loss": train_loss, "results": results}
+    return {"block": block, "lr": rate, "seed": seed, "train_loss": train_loss, "results": results}
 
 
-def top1(run: dict[str, Any]) -> float:
-    """Of the deployed network, in per cent."""
-    return run["results"]["top1"]
+def top1(runs: list[Run]) -> dict[tuple[str, float, int], float]:
+    """(block, learning rate, seed) → top-1 of the deployed network, in per cent."""
+    return {(run["block"], run["lr"], run["seed"]): run["results"]["top1"] for run in runs}
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def tuning_curve(runs: list[Run], block: str) -> list[float]:
+    """Top-1 of the tuning seed at each of `RATES`."""
+    of = top1(runs)
+    return [of[block, rate, TUNING_SEED] for rate in RATES]
+
+
+def best_rates(runs: list[Run]) -> dict[str, float]:
+    """The learning rate of `RATES` that was best for each block."""
+    return {block: max(zip(tuning_curve(runs, block), RATES, strict=True))[1] for block in BLOCKS}
+
+
+def summary(runs: list[Run]) -> dict[str, Any]:
+    """The comparison with one rate for all, and with each block's own."""
+    return {"one_rate": compare(runs, ONE_RATE), "own_rate": compare(runs, best_rates(runs))}
+
+
+def compare(runs: list[Run], rates: dict[str, float]) -> dict[str, Any]:
     """Mean and standard deviation of each block, and of its gain over plain on the same seed, in points of top-1."""
-    of = {(run["block"], run["seed"]): top1(run) for run in runs}
+    of = top1(runs)
     result = {}
-    for block in BLOCKS:
-        values = [of[block, seed] for seed in SEEDS]
-        gains = [of[block, seed] - of["plain", seed] for seed in SEEDS]
+    for block, rate in rates.items():
+        values = [of[block, rate, seed] for seed in SEEDS]
+        gains = [of[block, rate, seed] - of["plain", rates["plain"], seed] for seed in SEEDS]
+        losses = [
+            run["train_loss"] for run in runs if (run["block"], run["lr"]) == (block, rate) and run["seed"] in SEEDS
+        ]
         result[block] = {
+            "lr": rate,
             "n": len(values),
             "mean": round(statistics.mean(values), 2),
             "std": round(statistics.stdev(values), 2),
-            "train_loss_mean": round(statistics.mean(run["train_loss"] for run in runs if run["block"] == block), 3),
+            "train_loss_mean": round(statistics.mean(losses), 3),
             "gain_mean": round(statistics.mean(gains), 2),
             "gain_std": round(statistics.stdev(gains), 2),
         }
     return result
 
 
-def write(runs: list[dict[str, Any]], path: Path) -> None:
+def write(runs: list[Run], path: Path) -> None:
     result = {"environment": environment(), "recipe": RECIPE, "runs": runs}
-    if len(runs) == len(BLOCKS) * len(SEEDS):
+    with contextlib.suppress(KeyError):  # not all runs are there yet
         result["summary"] = summary(runs)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(result, indent=1))
 
 
-def plot(runs: list[dict[str, Any]], path: Path) -> None:
-    """Every seed a line over the three networks; the means on top."""
+def plot(runs: list[Run], path: Path) -> None:
+    """Left: top-1 over the learning rate. Right: every seed a line over the three networks, each at its own rate."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    of = {(run["block"], run["seed"]): top1(run) for run in runs}
-    figure, axes = plt.subplots(figsize=(5, 3.5), layout="constrained")
-    for seed in SEEDS:
-        axes.plot(BLOCKS, [of[block, seed] for block in BLOCKS], "o-", color="0.75", markersize=4)
-    means = [statistics.mean(of[block, seed] for seed in SEEDS) for block in BLOCKS]
-    axes.plot(BLOCKS, means, "o-", color="C0", linewidth=2, label=f"mean of {len(SEEDS)} seeds")
-    axes.set_ylabel("top-1 of the deployed network, %")
-    axes.set_title("Slim ResNet-18, 5,000 bundled images, 8 epochs", fontsize=10)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained", sharey=True)
+    for number, block in enumerate(BLOCKS):
+        left.plot(RATES, tuning_curve(runs, block), "o-", color=f"C{number}", label=block)
+    left.set_xscale("log", base=2)
+    left.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+    left.set_xlabel("learning rate (one seed)")
+    left.set_ylabel("top-1 of the deployed network, %")
+
+    of, rates = top1(runs), best_rates(runs)
+    names = [f"{block}\n(rate {rate:g})" for block, rate in rates.items()]
+    values = [[of[block, rate, seed] for block, rate in rates.items()] for seed in SEEDS]
+    for line in values:
+        right.plot(names, line, "o-", color="0.75", markersize=4)
+    means = [statistics.mean(column) for column in zip(*values, strict=True)]
+    right.plot(names, means, "o-", color="black", linewidth=2, label=f"mean of {len(SEEDS)} other seeds")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle("Slim ResNet-18, 5,000 bundled images, 8 epochs", fontsize=10)
     figure.savefig(path, dpi=150, format="png")
 
 
