@@ -107,8 +107,8 @@ def test_every_validation_image_is_read_once_as_it_was_written(source, workers, 
     assert torch.equal(labels[same.int().argmax(1)], targets)
 
 
-@pytest.mark.parametrize("source", ["wds", "hfds", "hfids"])
-def test_a_run_over_shards_dies_and_continues_as_if_it_had_not(source, shards, parquet, tmp_path, monkeypatch):
+@pytest.mark.parametrize("source", ["wds", "hfids"])
+def test_a_run_over_a_stream_dies_and_continues_as_if_it_had_not(source, shards, parquet, tmp_path, monkeypatch):
     arguments = [*flags(source, shards, parquet), "--workers=2", "--epochs=2"]
     whole = small_run(tmp_path / "whole", *arguments)
     assert whole.results["count"] == 20

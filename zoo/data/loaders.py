@@ -58,6 +58,7 @@ class TrainLoader:
             fetched = islice(read_stream(self.fetch), start, end)
         else:
             fetched = self.fetch
+        done = start
         for step, batch in enumerate(fetched, start):
             account(batch.bad, self.bad_images, self.max_bad_images)
             if len(batch.index) == 0:
@@ -69,10 +70,10 @@ class TrainLoader:
                 with seeded(*self.mix_key, epoch, step):
                     images, targets = self.mixup(images, targets)
             yield images, targets
-            start += 1
-        if start < end:
+            done = step + 1
+        if done < end:
             raise ValueError(
-                f"the training stream ended after {start} of {end} batches: it needs a shard for each worker of each "
+                f"the training stream ended after {done} of {end} batches: it needs a shard for each worker of each "
                 "process (lower --workers), and as many images as it is said to have (--train-num-samples)"
             )
 
@@ -113,7 +114,8 @@ def read_stream(fetch: DataLoader) -> Iterator[Batch]:
     try:
         yield from fetch
     except (RuntimeError, OSError) as error:
-        raise ValueError(f"the stream of images failed: {str(error).strip().splitlines()[-1]}") from error
+        last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise ValueError(f"the stream of images failed: {last}") from error
 
 
 def account(new: tuple[BadImage, ...], known: dict[str, str], limit: int) -> None:
