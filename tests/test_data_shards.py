@@ -8,11 +8,12 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from training import small_run, summary
+from training import small_config, small_run, summary
 
 from zoo.data import EvalTransform, create_dataset, eval_loader
 from zoo.data.fashion import CLASSES, Fashion
 from zoo.engine import train as engine
+from zoo.engine.build import open_dataset
 
 # webdataset leaves it to the garbage collector to close its shards.
 pytestmark = [
@@ -129,10 +130,11 @@ def test_a_run_over_a_stream_dies_and_continues_as_if_it_had_not(source, shards,
     assert summary(tmp_path / "run") == summary(tmp_path / "whole")
 
 
-def test_the_seed_changes_the_order_of_a_stream(shards):
+def test_the_seed_changes_the_order_of_a_stream(shards, parquet, tmp_path):
+    data = small_config(tmp_path / "run", *flags("wds", shards, parquet)).data
+
     def order(seed: int) -> list[int]:
-        options = {"is_training": True, "batch_size": 4, "seed": seed}
-        return [int(target) for _, target in create_dataset("wds/fashion", shards, "train", **options)]
+        return [int(target) for _, target in open_dataset(data, True, seed)]
 
     assert order(1) == order(1)
     assert order(1) != order(2)

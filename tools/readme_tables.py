@@ -100,8 +100,8 @@ def pairs() -> list[str]:
     """RepVGG beside the ResNets of the paper's Table 4."""
     title = [
         "**RepVGG against ResNet**, pairs of the paper's Table 4, deployed on the same engine: how many times as fast.",
-        "The paper timed a GPU (GTX 1080Ti, batch 128). On this CPU the larger ones lose: they multiply more than the",
-        "ResNet beside them (`zoo list` has the MACs).",
+        "The paper timed a GPU (GTX 1080Ti, batch 128). On this CPU A2 and larger mostly lose: they multiply more than",
+        "the ResNet beside them (`zoo list` has the MACs).",
     ]
     cells: list[list[str]] = []
     for name in sorted((file.stem for file in RESULTS.glob("*-repvgg.json")), key=natural_key):
