@@ -1,4 +1,4 @@
-"""Parameters, MACs and Winograd multiplications of a network, counted at the ATen level on the meta device.
+"""Parameters, MACs, Winograd multiplications and memory traffic of a network, counted by ATen on the meta device.
 
 The papers reproduced here print "FLOPs" and mean multiply-accumulates of the convolutions (those of
 squeeze-and-excitation included) and of the fully connected layers; normalisation, activation, pooling and
@@ -9,20 +9,15 @@ direct form needs 36, so 4/9. Every other convolution and every fully connected 
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Network = TypeVar("Network", bound=nn.Module)
-Result = TypeVar("Result")
-
-DOES_NOT_RUN = (RuntimeError, TypeError, ValueError, LookupError, AssertionError)
-"""What networks raise for an input they do not take; timm asserts the sizes of images."""
+from zoo.network import run_on_twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,51 +46,45 @@ def count(model: nn.Module, input_size: Sequence[int] = (3, 224, 224)) -> Cost:
     """
     if len(input_size) != 3 or min(input_size) < 1:
         raise ValueError(f"input_size must be positive (channels, height, width), got {tuple(input_size)}")
-    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
-    counter = run_on_twin(model, torch.zeros(1, *input_size, dtype=like.dtype, device=like.device), _count)
+    counter = _counted(model, (1, *input_size))
     params = sum(p.numel() for p in model.parameters())
     return Cost(params, counter.macs, counter.winograd_muls)
 
 
-def meta_twin(model: Network) -> Network:
-    """A copy of `model` with its tensors on the meta device: deepcopy takes those it finds in the memo."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()}
-    memo |= {id(b): b.detach().to("meta") for b in model.buffers()}
-    return copy.deepcopy(model, memo)
+def traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the elements that one forward pass must move at least: of the same layers, all operands and the result.
 
+    Activations, additions and normalisations count nothing, as an engine may fuse them; a cache that keeps a map from
+    one layer to the next may beat the bound.
 
-def run_on_twin(model: Network, images: Tensor, run: Callable[[Network, Tensor], Result]) -> Result:
-    """`run(twin, images)` with a copy of a network in eval mode, on the meta device if it runs there.
+    Args:
+        model: Any network; it is not changed.
+        input_shape: (N, C, H, W).
 
     Raises:
         ValueError: The network does not run on such images.
     """
-    try:
-        return run(meta_twin(model).eval(), images.to("meta"))
-    except DOES_NOT_RUN:  # data-dependent code, tensors that are not buffers
-        pass
-    try:
-        return run(copy.deepcopy(model).eval(), images)
-    except DOES_NOT_RUN as error:
-        raise ValueError(
-            f"{type(model).__name__} does not run on an input of {tuple(images.shape)}: {error}; "
-            "pass `example=`, images (N, C, H, W) it accepts"
-        ) from error
+    return _counted(model, input_shape).elements
 
 
-def _count(model: nn.Module, images: Tensor) -> _Counter:
-    with torch.no_grad(), _Counter() as counter:
-        model(images)
-    return counter
+def _counted(model: nn.Module, input_shape: Sequence[int]) -> _Counter:
+    def run(twin: nn.Module, images: torch.Tensor) -> _Counter:
+        with torch.no_grad(), _Counter() as counter:
+            twin(images)
+        return counter
+
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0, device="cpu"))
+    return run_on_twin(model, like.new_zeros(input_shape), run)
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the multiplications of every convolution and matrix product that passes through ATen."""
+    """Adds up multiplications and operands of every convolution and matrix product that passes through ATen."""
 
     def __init__(self) -> None:
         super().__init__()
         self.macs = 0
         self.winograd_muls = 0
+        self.elements = 0
 
     def __torch_dispatch__(
         self,
@@ -117,4 +106,7 @@ class _Counter(TorchDispatchMode):
             macs = left.numel() * right.shape[1]
             self.macs += macs
             self.winograd_muls += macs
+        else:
+            return out
+        self.elements += out.numel() + sum(arg.numel() for arg in args if isinstance(arg, torch.Tensor))
         return out

@@ -6,11 +6,12 @@ dots as underscores, so that no name of timm's is ever taken: `timm.create_model
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import functools
+import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,18 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import generate_default_cfgs
-from timm.models._builder import pretrained_cfg_for_features
-from timm.models._features import FeatureGetterNet, feature_take_indices
+from timm.models import PretrainedCfg, generate_default_cfgs
 from torch import nn
 
-from zoo.checkpoints import Checkpoint, fetch_pretrained, load_checkpoint, read_checkpoint
-from zoo.reparam.convert import convert
-from zoo.reparam.deploy import deploy as deploy_network
-from zoo.reparam.first_conv import declare_first_conv
+from zoo.checkpoints import Checkpoint, CheckpointError, fetch_pretrained, load_checkpoint, read_checkpoint
+from zoo.checkpoints.load import fit
+from zoo.checkpoints.pretrained import published_on_hub
+from zoo.features import features
+from zoo.mishaps import first_line
+from zoo.nearest import did_you_mean
+from zoo.surgery.convert import convert
+from zoo.surgery.declared_layers import declare_layers
+from zoo.surgery.deploy import deploy as deploy_network
 
 Builder = Callable[..., nn.Module]
 
@@ -85,30 +88,38 @@ def register_model(builder: Builder | None = None, *, name: str | None = None, f
     name = name or builder.__name__
     if name in _ENTRIES:
         raise ValueError(f"a model named {name!r} is registered already")
-    full_cfg = {
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "num_classes": 1000,
-        "first_conv": None,
-        "classifier": None,
-        **cfg,
-    }
-    _ENTRIES[name] = entry = ModelEntry(name, family, builder, full_cfg)
+    imagenet = PretrainedCfg(pool_size=(7, 7), interpolation="bilinear").to_dict()
+    _ENTRIES[name] = entry = ModelEntry(name, family, builder, {**imagenet, **cfg})
     _register_in_timm(entry)
     return builder
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Registered names that match a shell pattern, sorted.
+def list_models(
+    filter: str | Sequence[str] = "*",
+    module: str = "",
+    pretrained: bool = False,
+    exclude_filters: str | Sequence[str] = (),
+) -> list[str]:
+    """List the registered names, sorted; the arguments are those of `timm.list_models`.
 
     >>> zoo.list_models("repvgg_b?g4")
     ['repvgg_b1g4', 'repvgg_b2g4', 'repvgg_b3g4']
+
+    Args:
+        filter: A shell pattern, or several of which one must match.
+        module: Only networks of this family, in any case.
+        pretrained: Only networks whose published weights `pretrained=True` fetches.
+        exclude_filters: Leave out what matches one of these patterns.
     """
-    return sorted(fnmatch.filter(_ENTRIES, pattern))
+    wanted, unwanted = ([each] if isinstance(each, str) else each for each in (filter or "*", exclude_filters))
+    return sorted(
+        entry.name
+        for entry in _ENTRIES.values()
+        if any(fnmatch.fnmatch(entry.name, pattern) for pattern in wanted)
+        and not any(fnmatch.fnmatch(entry.name, pattern) for pattern in unwanted)
+        and module.lower() in ("", entry.family.lower())
+        and not (pretrained and published_on_hub(entry.name) is None)
+    )
 
 
 def model_entry(name: str) -> ModelEntry:
@@ -120,9 +131,11 @@ def model_entry(name: str) -> ModelEntry:
     for entry in _ENTRIES.values():
         if name in (entry.name, entry.timm_name):
             return entry
-    near = difflib.get_close_matches(name, _ENTRIES, n=3, cutoff=0.5)
-    hint = f"did you mean {', '.join(near)}?" if near else "`zoo list` shows all names"
-    raise UnknownModelError(f"unknown model {name!r}: {hint}")
+    raise _unknown(name, _ENTRIES)
+
+
+def _unknown(name: str, known: Iterable[str]) -> UnknownModelError:
+    return UnknownModelError(f"unknown model {name!r}: {did_you_mean(name, known, '`zoo list` shows all names')}")
 
 
 def create_model(
@@ -175,7 +188,7 @@ def create_model(
         model = _build(name, block, **kwargs)
     if deploy:
         model = deploy_network(model.eval(), verify=pretrained or source is not None)
-    return _features(model, out_indices) if features_only else model
+    return features(model, out_indices) if features_only else model
 
 
 def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwargs: Any) -> nn.Module:
@@ -185,17 +198,44 @@ def _load(name: str, source: str | Path | Checkpoint, block: str | None, **kwarg
     classes and its own arguments from the file. Other libraries' networks are built as asked.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(source)
-    if "/" in name:
-        model = _build(name, block, **kwargs)
-        return load_checkpoint(model, checkpoint, num_classes=kwargs.get("num_classes"), name=name)
-    if checkpoint.model in (name, model_entry(name).name):
-        kwargs = {**checkpoint.metadata.get("model_kwargs", {}), **kwargs}
-        block = block or checkpoint.metadata.get("block")
-    num_classes, device = kwargs.pop("num_classes", None), kwargs.pop("device", None)
-    with torch.device("meta"):
-        model = _build(name, block, **kwargs)
-    others = [(other, functools.partial(_build, other)) for other in _ENTRIES if other != name]
-    return load_checkpoint(model, checkpoint, num_classes=num_classes, name=name, candidates=others).to(device)
+    num_classes = kwargs.get("num_classes")
+    with _blaming(checkpoint, name):
+        if "/" in name:
+            _fit_foreign(name, checkpoint, block, **kwargs)
+            return load_checkpoint(_build(name, block, **kwargs), checkpoint, num_classes=num_classes, name=name)
+        if checkpoint.metadata.get("model") in (name, model_entry(name).name):
+            kwargs = {**checkpoint.metadata.get("model_kwargs", {}), **kwargs}
+            block = block or checkpoint.metadata.get("block")
+        device = kwargs.pop("device", None)
+        kwargs.pop("num_classes", None)
+        with torch.device("meta"):
+            model = _build(name, block, **kwargs)
+        others = [(other, functools.partial(_build, other)) for other in _ENTRIES if other != name]
+        return load_checkpoint(model, checkpoint, num_classes=num_classes, name=name, candidates=others).to(device)
+
+
+@contextmanager
+def _blaming(checkpoint: Checkpoint, name: str) -> Iterator[None]:
+    """Blame the file for whatever a constructor raises on the arguments that the file gives its network."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if checkpoint.metadata.get("model") != name:
+            raise
+        what = f"{name} cannot be built as the file says: {first_line(error)}"
+        raise CheckpointError(f"{checkpoint.path}: {what}") from error
+
+
+def _fit_foreign(name: str, checkpoint: Checkpoint, block: str | None, **kwargs: Any) -> None:
+    """Compare another library's network with a file before memory is taken for weights that the file has not."""
+    try:
+        with torch.device("meta"):
+            twin = _build(name, block, **kwargs)
+    except RuntimeError:  # some compute while they are built
+        return
+    fit(twin, checkpoint, name)
 
 
 def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
@@ -203,6 +243,8 @@ def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
     model: Any
     library, _, foreign = name.partition("/")
     if library == "timm" and foreign:
+        if ":" not in foreign and not timm.is_model(foreign):  # a colon is of a hub
+            raise _unknown(name, (f"timm/{known}" for known in timm.list_models()))
         model = timm.create_model(foreign, **kwargs)
     elif library == "torchvision" and foreign:
         model = torchvision.models.get_model(foreign, **{"weights": None, **kwargs})
@@ -214,23 +256,8 @@ def _build(name: str, block: str | None = None, **kwargs: Any) -> nn.Module:
         channels, *size = entry.cfg["input_size"]
         cfg = {"architecture": entry.timm_name, "input_size": (kwargs.get("in_chans", channels), *size)}
         model.pretrained_cfg = model.default_cfg = {**entry.cfg, **cfg}
-        declare_first_conv(model)
+        declare_layers(model)
     return convert(model, block) if block else model
-
-
-def _features(model: Any, out_indices: int | Sequence[int] | None) -> nn.Module:
-    """The network cut to its feature maps, in the manner of timm's `features_only`."""
-    if not hasattr(model, "forward_intermediates"):
-        raise ValueError(f"features_only: {type(model).__name__} has no feature taps")
-    cfg = getattr(model, "pretrained_cfg", {})
-    try:
-        wanted = list(out_indices) if isinstance(out_indices, Sequence) else out_indices
-        taps, _ = feature_take_indices(len(model.feature_info), wanted)
-    except AssertionError as error:
-        raise ValueError(f"out_indices={out_indices}: {error}") from error
-    features: Any = FeatureGetterNet(model, out_indices=tuple(taps))
-    features.pretrained_cfg = features.default_cfg = pretrained_cfg_for_features(cfg)
-    return features
 
 
 def _register_in_timm(entry: ModelEntry) -> None:
@@ -239,24 +266,17 @@ def _register_in_timm(entry: ModelEntry) -> None:
 
     entrypoint.__name__ = entrypoint.__qualname__ = entry.timm_name
     entrypoint.__module__ = __name__
-    default_cfgs.update(generate_default_cfgs({entry.timm_name: entry.cfg}))
+    hub = {"hf_hub_id": published_on_hub(entry.name)}  # timm lists what has it as pretrained; fetching is ours
+    default_cfgs.update(generate_default_cfgs({entry.timm_name: entry.cfg | hub}))
     timm.models.register_model(entrypoint)
     if "." in entry.name:
         _accept_dot_in_timm(entry.name.partition(".")[0])
 
 
-def _create_for_timm(
-    name: str,
-    pretrained: bool = False,
-    *,
-    pretrained_cfg: Any = None,
-    pretrained_cfg_overlay: Any = None,
-    cache_dir: Any = None,
-    feature_cls: Any = None,
-    **kwargs: Any,
-) -> nn.Module:
+def _create_for_timm(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """`create_model` without what timm passes to all; `feature_cls` only chooses between wrappers of equal output."""
-    return create_model(name, pretrained, **kwargs)
+    of_timm = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "feature_cls")
+    return create_model(name, pretrained, **{key: value for key, value in kwargs.items() if key not in of_timm})
 
 
 def _accept_dot_in_timm(architecture: str) -> None:
@@ -275,3 +295,6 @@ def _accept_dot_in_timm(architecture: str) -> None:
 
     entrypoints[architecture] = entrypoint
     unlisted[architecture] = None
+
+
+importlib.import_module("zoo.models")  # they stand above, but a registry without them would be empty

@@ -3,8 +3,9 @@
 A wheel carries `configs/` as `zoo/configs`; a checkout (or an editable install) has it beside the package.
 """
 
-import difflib
 from pathlib import Path
+
+from zoo.nearest import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -28,7 +29,7 @@ def find_config(name: str | Path) -> Path:
     `configs/quickstart.yaml`, so a README command works from any working directory.
 
     Raises:
-        ValueError: neither a file nor a recipe; the message lists near names.
+        ValueError: neither a file nor a recipe; the message lists near names, or says where all are.
     """
     path = Path(name)
     if path.is_file():
@@ -37,6 +38,5 @@ def find_config(name: str | Path) -> Path:
     recipes = list_configs()
     if recipe in recipes:
         return configs_folder() / f"{recipe}.yaml"
-    near = difflib.get_close_matches(recipe, recipes, n=3)
-    hint = f"did you mean {', '.join(near)}?" if near else f"recipes: {', '.join(recipes) or 'none'}"
+    hint = did_you_mean(recipe, recipes, f"the {len(recipes)} recipes are in {configs_folder()}")
     raise ValueError(f"no configuration {str(name)!r}: it is neither a file nor a recipe; {hint}")

@@ -12,10 +12,9 @@ The paper shows the first; a network exchanges what the second compares.
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models.ghostnet import GhostModule
@@ -24,13 +23,14 @@ from torch import Tensor, nn
 
 from zoo.bench.joins import JOINS
 from zoo.bench.memory import bounded_memory
-from zoo.bench.results import Row, failure
+from zoo.bench.outcome import note_failure
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import build_structures, settle_norms
 from zoo.bench.timing import Plan, Timings, interleave
 from zoo.export.compile import BUILDERS, deployed_network
 from zoo.export.engines import Source, refusal
 from zoo.export.torch_engines import torch_threads
+from zoo.results.records import Join, Side
 
 Calls = dict[str, Callable[[], object]]
 
@@ -57,75 +57,51 @@ SHAPES = (
 """GhostNet 1.0x at 224² (arXiv 1911.11907, table 1): half of each expansion width at the side it is computed at."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One operator comparison: a stage's shape at a batch size on an engine in a layout."""
-
-    shape: Shape
-    batch_size: int
-    engine: str
-    layout: str
-    threads: int
-
-    def row(self, comparison: str) -> Row:
-        return {
-            "comparison": comparison,
-            "stage": self.shape.stage,
-            "channels": self.shape.channels,
-            "side": self.shape.side,
-            "batch_size": self.batch_size,
-            "engine": self.engine,
-            "layout": self.layout,
-            "threads": self.threads,
-        }
+def _record(comparison: str, shape: Shape, **setting: Any) -> Join:
+    """The record of a comparison at a shape before it is timed."""
+    return Join(comparison=comparison, stage=shape.stage, channels=shape.channels, side=shape.side, **setting)
 
 
-def cases(engines: Sequence[str], layouts: Sequence[str], batch_sizes: Sequence[int], threads: int) -> Iterator[Case]:
-    """Every stage at every batch size, per engine and layout."""
-    for engine, layout, batch, shape in itertools.product(engines, layouts, batch_sizes, SHAPES):
-        yield Case(shape=shape, batch_size=batch, engine=engine, layout=layout, threads=threads)
-
-
-def measure_operators(case: Case, plan: Plan) -> list[Row]:
-    """The operator row and the equal-width row of one case, timed against each other.
+def measure_operators(shape: Shape, batch_size: int, engine: str, layout: str, threads: int, plan: Plan) -> list[Join]:
+    """The operator record and the equal-width record of one case, timed against each other.
 
     Bytes count what must be read and written, without the reads that some CPUs make before a write.
     """
-    rows = [case.row("operator"), case.row("equal width")]
-    shape = case.shape
-    elements = case.batch_size * shape.channels * shape.side**2
+    setting = {"batch_size": batch_size, "engine": engine, "layout": layout, "threads": threads}
+    records = [_record(comparison, shape, **setting) for comparison in ("operator", "equal width")]
+    elements = batch_size * shape.channels * shape.side**2
 
     def calls() -> Calls:
-        a, b = (_map(case, shape.channels) for _ in range(2))
-        wide_a, wide_b = (_map(case, 2 * shape.channels) for _ in range(2))
-        join = JOINS[case.engine]
-        axis = 1 if case.layout == "nchw" or case.engine in ("eager", "compile") else 3
+        a, b = (_map(records[0], shape.channels) for _ in range(2))
+        wide_a, wide_b = (_map(records[0], 2 * shape.channels) for _ in range(2))
+        join = JOINS[engine]
+        axis = 1 if layout == "nchw" or engine in ("eager", "compile") else 3
         return {
-            "concat": join("concat", axis, a, b, case.threads),
-            "add": join("add", axis, a, b, case.threads),
-            "wide add": join("add", axis, wide_a, wide_b, case.threads),
+            "concat": join("concat", axis, a, b, threads),
+            "add": join("add", axis, a, b, threads),
+            "wide add": join("add", axis, wide_a, wide_b, threads),
         }
 
-    timings = _time(calls, plan, rows, case.engine)
+    timings = _time(calls, plan, records)
     if timings is not None:
-        _compare(rows[0], timings, "concat", "add", (16 * elements, 12 * elements))
-        _compare(rows[1], timings, "concat", "wide add", (16 * elements, 24 * elements))
-    return rows
+        _compare(records[0], timings, "concat", "add", (16 * elements, 12 * elements))
+        _compare(records[1], timings, "concat", "wide add", (16 * elements, 24 * elements))
+    return records
 
 
-def _map(case: Case, channels: int) -> Tensor:
+def _map(record: Join, channels: int) -> Tensor:
     """A random map. Torch keeps the shape (N, C, H, W) in both layouts; for the graph engines NHWC is a shape."""
-    size = (case.batch_size, channels, case.shape.side, case.shape.side)
-    if case.layout == "nchw":
+    size = (record.batch_size, channels, record.side, record.side)
+    if record.layout == "nchw":
         return torch.randn(size)
-    if case.engine in ("eager", "compile"):
+    if record.engine in ("eager", "compile"):
         return torch.randn(size).contiguous(memory_format=torch.channels_last)
     return torch.randn(size[0], size[2], size[3], size[1])
 
 
-def measure_modules(shape: Shape, batch_size: int, engine: str, threads: int, plan: Plan) -> Row:
+def measure_modules(shape: Shape, batch_size: int, engine: str, threads: int, plan: Plan) -> list[Join]:
     """timm's Ghost module (concat) against RepGhost's (add) of the same input and output width, both deployed."""
-    row = {**Case(shape=shape, batch_size=batch_size, engine=engine, layout="", threads=threads).row("module")}
+    record = _record("module", shape, batch_size=batch_size, engine=engine, layout="", threads=threads)
 
     def calls() -> Calls:
         images = torch.randn(batch_size, shape.inputs, shape.side, shape.side)
@@ -135,13 +111,13 @@ def measure_modules(shape: Shape, batch_size: int, engine: str, threads: int, pl
             for name, make in modules.items()
         }
 
-    return _measure_pair(row, calls, plan, engine)
+    return _measure_pair(record, calls, plan)
 
 
-def measure_networks(width: float, batch_size: int, img_size: int, engine: str, threads: int, plan: Plan) -> Row:
+def measure_networks(width: float, batch_size: int, img_size: int, engine: str, threads: int, plan: Plan) -> list[Join]:
     """timm's GhostNet against RepGhostNet of the same width multiplier, deployed, on the same engine."""
-    row: Row = {"comparison": "network", "stage": f"{width:.1f}x", "side": img_size, "batch_size": batch_size}
-    row |= {"engine": engine, "layout": "", "threads": threads}
+    case = {"comparison": "network", "stage": f"{width:.1f}x", "side": img_size}
+    record = Join(**case, batch_size=batch_size, engine=engine, layout="", threads=threads)
 
     def calls() -> Calls:
         images = torch.randn(batch_size, 3, img_size, img_size)
@@ -149,7 +125,7 @@ def measure_networks(width: float, batch_size: int, img_size: int, engine: str, 
         networks = {key: build_structures(name, ["deployed"], images)["deployed"] for key, name in names.items()}
         return {key: _on_engine(network, engine, images, threads) for key, network in networks.items()}
 
-    return _measure_pair(row, calls, plan, engine)
+    return _measure_pair(record, calls, plan)
 
 
 def _prepared(module: nn.Module, images: Tensor) -> nn.Module:
@@ -162,33 +138,30 @@ def _on_engine(network: nn.Module, engine: str, images: Tensor, threads: int) ->
     return lambda: run(images)
 
 
-def _measure_pair(row: Row, calls: Callable[[], Calls], plan: Plan, engine: str) -> Row:
-    timings = _time(calls, plan, [row], engine)
+def _measure_pair(record: Join, calls: Callable[[], Calls], plan: Plan) -> list[Join]:
+    timings = _time(calls, plan, [record])
     if timings is not None:
-        _compare(row, timings, "concat", "add")
-    return row
+        _compare(record, timings, "concat", "add")
+    return [record]
 
 
-def _time(calls: Callable[[], Calls], plan: Plan, rows: list[Row], engine: str) -> Timings | None:
-    """Build and time; where that is impossible, say why in the rows and give None."""
+def _time(calls: Callable[[], Calls], plan: Plan, records: list[Join]) -> Timings | None:
+    """Build and time; where that is impossible, say why in the records and give None."""
     try:
-        if reason := refusal(engine, "fp32"):
+        if reason := refusal(records[0].engine, "fp32"):
             raise ValueError(reason)
-        with torch_threads(rows[0]["threads"]), bounded_memory():
+        with torch_threads(records[0].threads), bounded_memory():
             return interleave(calls(), plan)
     except (RuntimeError, ValueError, MemoryError) as error:
-        for row in rows:
-            row |= failure(error)
+        for record in records:
+            note_failure(record, error)
         return None
 
 
-def _compare(row: Row, timings: Timings, concat: str, add: str, moved: tuple[int, int] | None = None) -> None:
-    """Times (s), bytes and bytes/s of both, and time(concat) / time(add) with its interval."""
-    row["status"] = "ok"
-    for key, name, size in zip(("concat", "add"), (concat, add), moved or (None, None), strict=True):
-        summary = summarize(timings.samples[name])
-        row[key] = dataclasses.asdict(summary)
-        if size is not None:
-            row[key] |= {"bytes": size, "bandwidth": size / summary.median}
-    ratio = paired_ratio(timings.samples[concat], timings.samples[add])
-    row["ratio"], row["warning"] = dataclasses.asdict(ratio), noise_warning(ratio)
+def _compare(record: Join, timings: Timings, concat: str, add: str, moved: tuple[int, int] | None = None) -> None:
+    """Put the times (s) and bytes of both and time(concat) / time(add) into the record."""
+    concat_bytes, add_bytes = moved or (None, None)
+    record.concat = Side(time=summarize(timings.samples[concat]), bytes=concat_bytes)
+    record.add = Side(time=summarize(timings.samples[add]), bytes=add_bytes)
+    record.ratio = paired_ratio(timings.samples[concat], timings.samples[add])
+    record.warning = noise_warning(record.ratio)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -66,21 +68,16 @@ def resident_peak(call: Callable[[], object], process: Path = Path("/proc/self")
 
     For engines outside torch. Memory that the process kept from earlier work hides here: measure first calls.
     """
-    try:
-        (process / "clear_refs").write_text("5")  # reset the high-water mark, see proc(5)
-        before = _status_bytes(process, "VmRSS")
-        call()
-        return max(0, _status_bytes(process, "VmHWM") - before)
-    except OSError:
+    marks = process / "clear_refs"
+    if not os.access(marks, os.W_OK):
         call()
         return None
-
-
-def _status_bytes(process: Path, field: str) -> int:
-    for line in (process / "status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{process}/status has no {field}")
+    marks.write_text("5")  # reset the high-water mark, see proc(5)
+    before = psutil.Process().memory_info().rss
+    call()
+    lines = (process / "status").read_text().splitlines()
+    peak = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return max(0, peak - before)
 
 
 @contextmanager
@@ -91,14 +88,14 @@ def bounded_memory() -> Iterator[None]:
     the request itself fail, which torch and the engines report. No effect on systems without such limits, nor once
     CUDA is in use, which reserves address space far beyond any memory.
     """
-    available = available_memory()
-    if available is None or torch.cuda.is_initialized():
+    if not psutil.LINUX or torch.cuda.is_initialized():
         yield
         return
     import resource  # Unix only
 
+    available = available_memory()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = _status_bytes(Path("/proc/self"), "VmSize") + available
+    limit = psutil.Process().memory_info().vms + available
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
     try:
         yield
@@ -106,27 +103,11 @@ def bounded_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, within the container's limit; None where Linux is not."""
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        free = int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return None
+def available_memory() -> int:
+    """Bytes that can be allocated without swapping, within the container's limit."""
+    free = psutil.virtual_memory().available
     try:
         limit, used = (int(Path("/sys/fs/cgroup", f"memory.{f}").read_text()) for f in ("max", "current"))
     except (OSError, ValueError):  # no cgroup v2, or "max"
         return free
     return max(0, min(free, limit - used))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, ONNX Runtime or OpenVINO says that memory ran out."""
-    words = (
-        "out of memory",
-        "can't allocate memory",
-        "bad_alloc",
-        "cannot allocate memory",
-        "failed to allocate",
-    )
-    return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)

@@ -6,12 +6,16 @@ limit, a small one that memory traffic or dispatch is.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
-from zoo.bench.timing import Clock, CudaClock, HostClock
+from zoo.bench.timing import Clock, clock_of
+from zoo.export.compile import BUILDERS
+from zoo.export.engines import Source, refusal
 
 GEMM_SIZE = 1024
 TRIAD_ELEMENTS = 16 * 2**20
@@ -29,7 +33,7 @@ def gemm_peak(precision: str, device: torch.device, *, size: int = GEMM_SIZE, se
     """
     # torch's int8 product has no public name.
     product = torch._int_mm if precision == "int8" else torch.mm
-    clock = _clock(device)
+    clock = clock_of(device)
 
     def best_time(size: int, seconds: float) -> float:
         operands = [_matrix(precision, size, device) for _ in range(2)]
@@ -52,21 +56,44 @@ def _matrix(precision: str, size: int, device: torch.device) -> torch.Tensor:
     return torch.randn(size, size, device=device).to(dtype)
 
 
+def engine_peak(
+    engine: str, precision: str, device: torch.device, *, size: int = GEMM_SIZE, seconds: float = 0.5
+) -> float | None:
+    """Best multiply-accumulates per second of the same product on an engine: a 1x1 convolution of `size` pixels.
+
+    None where the engine does not run at this precision here. Engines have kernels of their own: torch's product in
+    bf16 may be emulated where OpenVINO's is not.
+    """
+    if refusal(engine, precision, device.type) is not None:
+        return None
+    side = math.isqrt(size)
+    images = torch.randn(1, size, side, side, device=device)
+    conv = nn.Conv2d(size, size, 1, bias=False, device=device).eval()
+    try:
+        run = BUILDERS[engine](Source(conv, images, (images,), torch.get_num_threads()), precision)
+        return size**2 * side**2 / _best_time(lambda: run(images), clock_of(device), seconds)
+    except (ValueError, RuntimeError):  # what engines raise on what they cannot take
+        return None
+
+
 def triad_bandwidth(device: torch.device, *, elements: int = TRIAD_ELEMENTS, seconds: float = 0.5) -> float:
     """Best bytes per second of a = b + s · c in float32 (STREAM's triad: two arrays read, one written)."""
     a, b, c = (torch.ones(elements, device=device) for _ in range(3))
-    best = _best_time(lambda: torch.add(b, c, alpha=3.0, out=a), _clock(device), seconds)
+    best = _best_time(lambda: torch.add(b, c, alpha=3.0, out=a), clock_of(device), seconds)
     return 3 * 4 * elements / best
 
 
-def measure_peaks(precisions: list[str], device: torch.device, *, seconds: float = 0.5) -> dict[str, float]:
-    """`gemm_<precision>` in MACs/s for each precision that there is, and `triad` in bytes/s."""
-    peaks = {f"gemm_{p}": peak for p in precisions if (peak := gemm_peak(p, device, seconds=seconds)) is not None}
-    return peaks | {"triad": triad_bandwidth(device, seconds=seconds)}
-
-
-def _clock(device: torch.device) -> Clock:
-    return CudaClock() if device.type == "cuda" else HostClock()
+def measure_peaks(
+    precisions: Sequence[str], device: torch.device, engines: Sequence[str] = (), *, seconds: float = 0.5
+) -> dict[str, float]:
+    """Measure what there is of `gemm_<precision>` and `gemm_<precision>_<engine>` in MACs/s, and `triad` in bytes/s."""
+    peaks: dict[str, float | None] = {}
+    for precision in precisions:
+        peaks[f"gemm_{precision}"] = gemm_peak(precision, device, seconds=seconds)
+        for engine in engines:
+            peaks[f"gemm_{precision}_{engine}"] = engine_peak(engine, precision, device, seconds=seconds)
+    peaks["triad"] = triad_bandwidth(device, seconds=seconds)
+    return {name: peak for name, peak in peaks.items() if peak is not None}
 
 
 def _best_time(call: Callable[[], object], clock: Clock, seconds: float) -> float:

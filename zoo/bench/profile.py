@@ -1,4 +1,4 @@
-"""Where a network's time goes: per layer and per branch, train structure beside deployed, in eager PyTorch."""
+"""Measure a network's time per layer and per branch: train structure beside deployed, in eager PyTorch."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.bench.memory import bounded_memory, is_out_of_memory
-from zoo.bench.results import Row, failure
+from zoo.bench.outcome import measuring
 from zoo.bench.statistics import summarize
 from zoo.bench.structures import build_structures
 from zoo.bench.timing import Plan, interleave
-from zoo.export.torch_engines import torch_threads
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS
+from zoo.results.records import LayerTime
 
 OUTSIDE = "(outside layers)"
 """Additions, reshapes and dispatch: the whole forward pass less its layers."""
 
 
 def kind_of(module: nn.Module) -> str:
-    """What a layer is called in the table of kinds: convolutions by kernel, the others by class."""
+    """Name the kind of a layer: convolutions by kernel, the others by class."""
     if isinstance(module, nn.Conv2d):
         name = "x".join(str(size) for size in module.kernel_size)
         return f"depthwise {name}" if module.groups == module.in_channels > 1 else f"conv {name}"
@@ -66,8 +66,8 @@ class Recorder:
             self.seconds[name].append(0.0)
             module = self.model.get_submodule(name)
             handles += [
-                module.register_forward_pre_hook(self._before(name)),
-                module.register_forward_hook(self._after(name)),
+                module.register_forward_pre_hook(partial(self._before, name)),
+                module.register_forward_hook(partial(self._after, name)),
             ]
         try:
             yield
@@ -75,17 +75,11 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
-    def _before(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
-            self._started[name] = self._now(args)
+    def _before(self, name: str, module: nn.Module, args: Any) -> None:
+        self._started[name] = self._now(args)
 
-        return hook
-
-    def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self.seconds[name][-1] += self._now(args) - self._started[name]
-
-        return hook
+    def _after(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        self.seconds[name][-1] += self._now(args) - self._started[name]
 
     @staticmethod
     def _now(args: Any) -> float:
@@ -104,38 +98,29 @@ def profile_model(
     plan: Plan,
     device: str = "cpu",
     on_round: Callable[[int], None] = lambda done: None,
-) -> list[Row]:
-    """Rows for the network, its blocks, branches and layers in each structure; structures run interleaved.
+) -> list[LayerTime]:
+    """Records of the network, its blocks, branches and layers in each structure; structures run interleaved.
 
-    Each row has `level` (network, block, branch, layer, kind), `median` and `iqr` in seconds, and `share` of the
-    network's median. Hooks cost about a microsecond each, which shows in the smallest layers.
+    Hooks cost about a microsecond each, which shows in the smallest layers.
 
     Raises:
         ValueError: Unknown model or structure.
     """
-    setting = {
-        "model": model,
-        "batch_size": batch_size,
-        "img_size": img_size,
-        "threads": threads,
-        "device": device,
-    }
-    try:
-        with torch_threads(threads), bounded_memory():
-            example = torch.randn(batch_size, 3, img_size, img_size, device=device)
-            networks = build_structures(model, list(structures), example)
-            recorders = {structure: Recorder(network) for structure, network in networks.items()}
-            calls = {s: _inference(recorder, example) for s, recorder in recorders.items()}
-            timings = interleave(calls, plan, on_round=on_round)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return [{**setting, "structure": s, "level": "network", "name": "", **failure(error)} for s in structures]
-    rows = []
-    for structure, recorder in recorders.items():
-        kept = timings.rounds * timings.calls[structure]
-        rows += [{**setting, "structure": structure, "status": "ok", **row} for row in _rows(recorder, kept)]
-    return rows
+    setting: dict[str, Any] = {"model": model, "device": device}
+    setting |= {"batch_size": batch_size, "img_size": img_size, "threads": threads}
+    failed = [LayerTime(**setting, structure=structure, level="network", name="") for structure in structures]
+    with measuring(failed, threads):
+        example = torch.randn(batch_size, 3, img_size, img_size, device=device)
+        networks = build_structures(model, list(structures), example)
+        recorders = {structure: Recorder(network) for structure, network in networks.items()}
+        calls = {s: _inference(recorder, example) for s, recorder in recorders.items()}
+        timings = interleave(calls, plan, on_round=on_round)
+        records = []
+        for structure, recorder in recorders.items():
+            kept = timings.rounds * timings.calls[structure]
+            records += _records(recorder, kept, setting | {"structure": structure})
+        return records
+    return failed
 
 
 def _inference(recorder: Recorder, example: Tensor) -> Callable[[], object]:
@@ -146,26 +131,26 @@ def _inference(recorder: Recorder, example: Tensor) -> Callable[[], object]:
     return run
 
 
-def _rows(recorder: Recorder, kept: int) -> Iterator[Row]:
+def _records(recorder: Recorder, kept: int, setting: dict[str, Any]) -> Iterator[LayerTime]:
     """Every watched module, then the layers summed by kind; `kept` calls at the end are those that count."""
     whole = summarize(recorder.seconds[""][-kept:])
 
-    def row(level: str, name: str, kind: str, seconds: Sequence[float]) -> Row:
-        summary = summarize(seconds)
-        figures = {"n": summary.n, "median": summary.median, "iqr": summary.iqr}
-        return {"level": level, "name": name, "kind": kind, **figures, "share": summary.median / whole.median}
+    def record(level: str, name: str, kind: str, seconds: Sequence[float]) -> LayerTime:
+        found = summarize(seconds)
+        figures = {"n": found.n, "median": found.median, "iqr": found.iqr, "share": found.median / whole.median}
+        return LayerTime(**setting, level=level, name=name, kind=kind, **figures)
 
-    yield row("network", "", type(recorder.model).__name__, recorder.seconds[""][-kept:])
+    yield record("network", "", type(recorder.model).__name__, recorder.seconds[""][-kept:])
     kinds: dict[str, list[float]] = defaultdict(lambda: [0.0] * kept)
     for name, level in recorder.levels.items():
         seconds, module = recorder.seconds[name][-kept:], recorder.model.get_submodule(name)
         if not any(seconds):  # not called in a forward pass
             continue
-        yield row(level, name, kind_of(module), seconds)
+        yield record(level, name, kind_of(module), seconds)
         inner = level == "block" or (level == "branch" and next(module.children(), None) is not None)
         if not inner:
             kinds[kind_of(module)] = [sum(pair) for pair in zip(kinds[kind_of(module)], seconds, strict=True)]
     layers = [sum(calls) for calls in zip(*kinds.values(), strict=True)] or [0.0] * kept
     outside = [max(total - part, 0.0) for total, part in zip(recorder.seconds[""][-kept:], layers, strict=True)]
     for kind, seconds in [*kinds.items(), (OUTSIDE, outside)]:
-        yield row("kind", kind, kind, seconds)
+        yield record("kind", kind, kind, seconds)

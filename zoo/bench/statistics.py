@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
+
+from zoo.results.records import Ratio, Summary
 
 Array = npt.NDArray[np.float64]
 
@@ -26,34 +28,6 @@ WANDER = 0.15
 over minutes. On two cores with eight busy processes, the ratios of windows of 30 to 200 rounds were 0.10 to 0.15 of
 it apart (standard deviation); on a quiet machine the spread itself is small, and so is this."""
 RESAMPLES = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """One contender's samples, in their own unit (seconds in this package)."""
-
-    n: int
-    median: float
-    p90: float
-    p99: float
-    iqr: float
-    minimum: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ratio:
-    """A ratio of two times and its 95 % intervals; NaN where there are fewer than `MIN_ROUNDS` rounds.
-
-    `low` to `high` covers the true ratio, under the conditions of this run. `repeat_low` to `repeat_high` covers the
-    ratio that another run of the same length reports: that one has an error of its own, and the machine has moved on
-    (`WANDER`).
-    """
-
-    value: float
-    low: float
-    high: float
-    repeat_low: float
-    repeat_high: float
 
 
 def summarize(samples: Sequence[float] | Array) -> Summary:
@@ -93,7 +67,7 @@ def paired_ratio(numerator: Sequence[float] | Array, denominator: Sequence[float
     centre, rounds = float(interquartile_mean(logs)), logs.size
     value = math.exp(centre)
     if rounds < MIN_ROUNDS:
-        return Ratio(value=value, low=math.nan, high=math.nan, repeat_low=math.nan, repeat_high=math.nan)
+        return Ratio(value=value)
 
     block = block_length(logs)
     picks = _circular_blocks(rounds, block, np.random.default_rng(seed))
@@ -117,25 +91,16 @@ def paired_ratio(numerator: Sequence[float] | Array, denominator: Sequence[float
 
 
 def interquartile_mean(values: Array) -> Array:
-    """The mean of the middle half along the last axis: almost as precise as the mean, and deaf to outliers."""
-    ordered = np.sort(values, axis=-1)
-    rounds = ordered.shape[-1]
-    return ordered[..., rounds // 4 : rounds - rounds // 4].mean(axis=-1)
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """The mean that ratios call for. Raises ValueError where there are none."""
-    if not values:
-        raise ValueError("no values to average")
-    return math.exp(math.fsum(math.log(v) for v in values) / len(values))
+    """Average the middle half along the last axis: almost as precise as the mean, and deaf to outliers."""
+    return stats.trim_mean(values, 0.25, axis=-1)
 
 
 def autocorrelation(series: Array) -> float:
     """Lag-1 autocorrelation of a series' ranks, which heavy tails leave alone; 0 for a constant series."""
-    ranks = np.argsort(np.argsort(series)).astype(float)
-    centred = ranks - ranks.mean()
-    power = float(centred @ centred)
-    return float(centred[1:] @ centred[:-1]) / power if np.ptp(series) > 0 else 0.0
+    if np.ptp(series) == 0:
+        return 0.0
+    centred = stats.rankdata(series) - (series.size + 1) / 2
+    return float(centred[1:] @ centred[:-1] / (centred @ centred))
 
 
 def block_length(series: Array) -> int:
@@ -162,10 +127,9 @@ def _circular_blocks(rounds: int, block: int, generator: np.random.Generator) ->
 
 def _small_sample_factor(blocks: float) -> float:
     """By how much percentiles of few blocks are too narrow: Student's t over the normal, and √(m / (m - 1))."""
-    z, freedom = NormalDist().inv_cdf((1 + LEVEL) / 2), max(blocks - 1, 1.0)
-    # Student's quantile by the Cornish-Fisher expansion (Abramowitz and Stegun 26.7.5).
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return t / z * math.sqrt(blocks / max(blocks - 1, 1.0))
+    tail = (1 + LEVEL) / 2
+    t = stats.t.ppf(tail, max(blocks - 1, 1.0))
+    return float(t / NormalDist().inv_cdf(tail) * math.sqrt(blocks / max(blocks - 1, 1.0)))
 
 
 def noise_warning(ratio: Ratio, control: Ratio | None = None) -> str | None:
@@ -176,11 +140,11 @@ def noise_warning(ratio: Ratio, control: Ratio | None = None) -> str | None:
         control: The ratio of two identical contenders of the same run, whose truth is 1.
     """
     difference = abs(math.log(ratio.value))
-    if math.isnan(ratio.low):
+    if ratio.low is None or ratio.high is None:
         return f"fewer than {MIN_ROUNDS} rounds: no interval"
     if ratio.low <= 1 <= ratio.high:
         return f"{_percent(difference)} is within the noise: interval {ratio.low:.3f} to {ratio.high:.3f}"
-    if control is not None and not math.isnan(control.low):
+    if control is not None and control.low is not None and control.high is not None:
         floor = max(abs(math.log(control.low)), abs(math.log(control.high)))
         if floor >= difference:
             return (

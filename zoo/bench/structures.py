@@ -17,16 +17,18 @@ import timm
 import torch
 from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
-from zoo.cost import DOES_NOT_RUN
+from zoo.checkpoints import Checkpoint
 from zoo.export.compile import deployed_network
+from zoo.network import runs_on
 from zoo.registry import create_model
-from zoo.reparam.algebra import AffineKernel, ConvSpec
-from zoo.reparam.block import MultiBranchConv2d, conv_of
-from zoo.reparam.deploy import deploy, fold_conv_norms
+from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS, fold
 from zoo.reparam.layers import BatchNormPad2d
+from zoo.surgery.deploy import deploy
+from zoo.surgery.fold_regions import fold_regions
+from zoo.surgery.rewrite import conv_for
 
 STRUCTURES = ("peer", "train", "folded", "deployed")
 
@@ -48,7 +50,7 @@ def peer_name(model: str) -> str | None:
 
 
 def build_structures(
-    model: str, structures: list[str], example: Tensor, *, checkpoint: str | None = None
+    model: str, structures: list[str], example: Tensor, *, checkpoint: str | Checkpoint | None = None
 ) -> dict[str, nn.Module]:
     """A registered or foreign network in some of `STRUCTURES`, in eval mode, weights shared by none.
 
@@ -82,37 +84,26 @@ def build_structures(
 
 
 def peer(model: str, train: nn.Module, example: Tensor) -> nn.Module:
-    """What a user has today for a network.
+    """Make the deployed network that a user has today without this package.
 
     timm's own after `reparameterize_model` where timm has it. Else what the official converter makes of `train`:
     DBB's folds every convolution's BatchNorm, ACNet's only those inside its blocks.
     """
     name = peer_name(model)
     if name is None:
-        return deploy(train, example, fold_norms=not model.startswith("acnet"), verify=False)
+        return deploy(train, example, fold_regions=not model.startswith("acnet"), verify=False)
     network = timm.create_model(name.removeprefix("timm/")).eval()
     settle_norms(network, example)
     return reparameterize_model(network)
 
 
-@torch.no_grad()
 def settle_norms(model: nn.Module, example: Tensor) -> None:
     """Set every BatchNorm's running statistics to those of one random batch, in place; of small images if it may."""
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 1.0
     side = min(64, example.shape[-1])
     images = torch.randn(4, example.shape[1], side, side, device=example.device)
-    try:
-        model.train()(images)
-    except DOES_NOT_RUN:  # some take their own size only
-        model(torch.randn(4, *example.shape[1:], device=example.device))
-    model.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    if not runs_on(model, images):  # some take their own size only
+        images = torch.randn(4, *example.shape[1:], device=example.device)
+    update_bn([images], model.eval())
 
 
 @torch.no_grad()
@@ -126,8 +117,7 @@ def fold_branches(model: nn.Module, example: Tensor) -> nn.Module:
         if isinstance(module, MultiBranchConv2d):
             for name, branch in module.branches.items():
                 module.branches[name] = fold_chain(branch)
-    fold_conv_norms(folded, example)
-    return folded
+    return fold_regions(folded, example)[0]
 
 
 def fold_chain(branch: nn.Module) -> nn.Module:
@@ -140,22 +130,7 @@ def fold_chain(branch: nn.Module) -> nn.Module:
         conv = layers.get(previous)
         if isinstance(conv, nn.Conv2d) and isinstance(layer, (*NORM_LAYERS, BatchNormPad2d)):
             kernel = fold(nn.Sequential(conv, layer), conv.in_channels, conv.weight.device)
-            layers[previous] = _conv(kernel, conv.weight.dtype)
+            layers[previous] = conv_for(kernel, conv.weight.dtype)
         else:
             layers[name] = layer
     return nn.Sequential(layers)
-
-
-def _conv(kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv2d:
-    left, right, top, bottom = kernel.padding
-    assert (left, top) == (right, bottom)
-    spec = ConvSpec(
-        in_channels=kernel.in_channels,
-        out_channels=kernel.out_channels,
-        kernel_size=kernel.kernel_size,
-        stride=kernel.stride,
-        padding=(top, left),
-        dilation=kernel.dilation,
-        groups=kernel.groups,
-    )
-    return conv_of(spec, kernel, dtype)

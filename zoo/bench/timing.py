@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import torch
+from torch import Tensor, nn
+
+from zoo.bench.config import Plan
 
 Call = Callable[[], object]
-
-_TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 MIN_SAMPLE = 2e-3
 """Seconds a sample lasts at least; faster calls are repeated inside it, so that the clock's cost does not count."""
 
 
 class Clock(Protocol):
-    """How long a number of calls takes, in seconds."""
+    """Measures a number of calls, in seconds."""
 
     def time(self, call: Call, number: int) -> float: ...
 
@@ -57,27 +57,24 @@ class CudaClock:
         return start.elapsed_time(end) / 1000  # milliseconds
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long to measure."""
+def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+    """A call of a network without gradients."""
 
-    rounds: int = 50
-    """Samples per contender, at most."""
-    seconds: float = 60.0
-    """Bound on the rounds of one group of contenders; at least one round is always run."""
-    warmup_seconds: float = 3.0
-    """Bound on each contender's warm-up, which ends earlier once its times are stable."""
+    def call() -> Tensor:
+        with torch.inference_mode():
+            return network(images)
 
-    def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"{self.rounds} rounds measure nothing: give --rounds 1 or more")
-        if not (self.seconds > 0 and self.warmup_seconds >= 0):  # NaN is no bound either
-            raise ValueError(f"a time bound must be positive: seconds={self.seconds}, warm-up={self.warmup_seconds}")
+    return call
+
+
+def clock_of(device: torch.device | str) -> Clock:
+    """Choose the clock for work on a device."""
+    return CudaClock() if torch.device(device).type == "cuda" else HostClock()
 
 
 @dataclass(kw_only=True)
 class Warmup:
-    """How many calls a warm-up took, whether they became stable, and the time of one call in seconds."""
+    """Outcome of a warm-up: how many calls it took, whether they became stable, and the time of one call in seconds."""
 
     calls: int
     stable: bool
@@ -86,7 +83,7 @@ class Warmup:
 
 @dataclass(kw_only=True)
 class Timings:
-    """What the loop measured. Entry i of every list comes from round i, so that samples are paired.
+    """Samples of the loop. Entry i of every list comes from round i, so that samples are paired.
 
     Attributes:
         samples: Contender → seconds per call, one per round.
@@ -135,7 +132,7 @@ def interleave(
     Args:
         contenders: Name → what to call. All stay alive together: they must fit in memory at once.
         plan: Rounds and time bounds.
-        clock: `HostClock` unless given; `CudaClock` for work on a GPU.
+        clock: See `clock_of`; by default that of the CPU.
         on_round: Told the number of finished rounds (progress bars).
 
     Raises:
@@ -180,25 +177,20 @@ class CpuTimes:
     at: float
 
 
-def cpu_times(stat: Path = Path("/proc/stat")) -> CpuTimes | None:
-    """What all CPUs and what this process have worked so far; None where there is no /proc/stat."""
-    try:
-        fields = stat.read_text().split("\n", 1)[0].split()[1:]
-    except OSError:
-        return None
-    user, nice, system, _idle, _iowait, irq, softirq, *rest = (int(f) for f in fields)
+def cpu_times() -> CpuTimes:
+    """Read the working time so far of all CPUs and of this process."""
+    times = psutil.cpu_times()
     # Guests are counted in `user` already; stolen time is other machines' work on our CPUs.
-    steal = rest[0] if rest else 0
-    busy = (user + nice + system + irq + softirq + steal) / _TICKS
+    busy = sum(getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
     return CpuTimes(machine_busy=busy, own=time.process_time(), at=time.perf_counter())
 
 
-def other_cpus(before: CpuTimes | None, after: CpuTimes | None) -> float:
-    """Mean number of CPUs that others kept busy between two readings; NaN if unknown.
+def other_cpus(before: CpuTimes, after: CpuTimes) -> float:
+    """Mean number of CPUs that others kept busy between two readings; NaN if no time lies between them.
 
-    /proc/stat counts in ticks of 10 ms, so a short sample's figure is coarse; the mean over a run is not.
+    The kernel counts in ticks of 10 ms, so a short sample's figure is coarse; the mean over a run is not.
     """
-    if before is None or after is None or after.at <= before.at:
+    if after.at <= before.at:
         return float("nan")
     others = (after.machine_busy - before.machine_busy) - (after.own - before.own)
     return others / (after.at - before.at)

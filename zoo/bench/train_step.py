@@ -1,6 +1,7 @@
 """Training steps: what the branches cost while training (OREPA, arXiv 2204.00826, table 4, asks it of DBB).
 
     train   the training structure
+    merged  the same, each block trained as one convolution (`zoo.reparam.merged`)
     plain   the same network with one convolution and one BatchNorm in each block's place
     peer    timm's own network of the same architecture, in NCHW as its users have it
 
@@ -10,66 +11,62 @@ All contenders of a model run interleaved; a step is forward, backward and SGD w
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from zoo.bench.memory import TensorMemory, bounded_memory
-from zoo.bench.results import Row, failure
+from zoo.bench.outcome import note_failure, note_times
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import peer_name
-from zoo.bench.timing import CudaClock, HostClock, Plan, Timings, interleave
+from zoo.bench.timing import Plan, Timings, clock_of, interleave
 from zoo.export.torch_engines import torch_threads
+from zoo.network import main_output
 from zoo.registry import create_model
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import build_block
+from zoo.reparam.merged import merge
+from zoo.results.records import TrainStep
 
-STRUCTURES = ("plain", "train", "peer")
+STRUCTURES = ("plain", "train", "merged", "peer")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-PRECISIONS = ("fp32", "bf16")
-PHASES = ("forward", "backward", "optimizer")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """A network's step in one layout; bf16 is autocast, weights stay float32."""
-
-    model: str
-    structure: str
-    layout: str = "nhwc"
-    precision: str = "fp32"
-
-    @property
-    def name(self) -> str:
-        return f"{self.structure} {self.layout} {self.precision}"
 
 
 def contenders_of(
-    model: str, structures: Sequence[str], layouts: Sequence[str], precisions: Sequence[str]
-) -> list[Contender]:
-    """Rows of one model. A peer that timm does not have is left out; one that it has runs in NCHW only.
+    model: str,
+    structures: Sequence[str],
+    layouts: Sequence[str],
+    precisions: Sequence[str],
+    merge_pixels: int = 0,
+    **setting: Any,
+) -> list[TrainStep]:
+    """List the records to be filled for one model. A peer that timm lacks is left out; one that it has runs in NCHW.
 
-    timm's strided 1x1 branches corrupt the heap in channels_last on CPU (oneDNN issue 6035).
+    timm's strided 1x1 branches corrupt the heap in channels_last on CPU (oneDNN issue 6035). bf16 is autocast: weights
+    stay float32.
+
+    Args:
+        merge_pixels: Of merged training, which runs too unless this is 0.
+        setting: What all of them share: batch_size, img_size, threads and device.
     """
-    rows = []
-    for structure in structures:
+    records = []
+    for structure in (*structures, "merged") if merge_pixels else structures:
         if structure == "peer" and peer_name(model) is None:
             continue
-        for layout in ["nchw"] if structure == "peer" else layouts:
-            for precision in precisions:
-                rows.append(Contender(model=model, structure=structure, layout=layout, precision=precision))
-    return rows
+        own = {"structure": structure, "merge_pixels": merge_pixels if structure == "merged" else None}
+        for layout, precision in itertools.product(["nchw"] if structure == "peer" else layouts, precisions):
+            records.append(TrainStep(model=model, layout=layout, precision=precision, **own, **setting))
+    return records
 
 
-def training_network(model: str, structure: str) -> nn.Module:
-    """A network to train, randomly initialised.
+def training_network(model: str, structure: str, merge_pixels: int | None = None) -> nn.Module:
+    """Build a network to train, randomly initialised; with `merge_pixels`, to be trained merged.
 
     Raises:
         ValueError: Unknown model or structure, or a peer that timm does not have.
@@ -80,6 +77,8 @@ def training_network(model: str, structure: str) -> nn.Module:
     if name is None:
         raise ValueError(f"timm has no network of the architecture of {model}")
     network = create_model(name)
+    if merge_pixels:
+        merge(network, merge_pixels)
     return plain(network) if structure == "plain" else network
 
 
@@ -99,14 +98,14 @@ class Step:
         seconds: (forward, backward, optimizer) of every call.
     """
 
-    def __init__(self, network: nn.Module, contender: Contender, batch_size: int, img_size: int, device: str) -> None:
-        layout = LAYOUTS[contender.layout]
+    def __init__(self, network: nn.Module, record: TrainStep) -> None:
+        layout, device, size = LAYOUTS[record.layout], record.device, record.img_size
         self.network = network.to(device=device, memory_format=layout).train()  # pyright: ignore[reportCallIssue]
-        images = torch.randn(batch_size, 3, img_size, img_size, device=device)
+        images = torch.randn(record.batch_size, 3, size, size, device=device)
         self.images = images.contiguous(memory_format=layout)
-        self.labels = torch.zeros(batch_size, dtype=torch.long, device=device)
+        self.labels = torch.zeros(record.batch_size, dtype=torch.long, device=device)
         self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
-        self.device, self.bf16 = device, contender.precision == "bf16"
+        self.device, self.bf16 = device, record.precision == "bf16"
         self.seconds: list[tuple[float, float, float]] = []
 
     def __call__(self) -> None:
@@ -125,7 +124,7 @@ class Step:
         """The loss, with everything that backward needs alive."""
         with self._autocast():
             outputs = self.network(self.images)
-            return F.cross_entropy(_logits(outputs).float(), self.labels)
+            return F.cross_entropy(main_output(outputs).float(), self.labels)
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(torch.device(self.device).type, torch.bfloat16) if self.bf16 else nullcontext()
@@ -134,13 +133,6 @@ class Step:
         if self.device.startswith("cuda"):
             torch.cuda.synchronize()
         return time.perf_counter()
-
-
-def _logits(outputs: object) -> torch.Tensor:
-    """The main output of a network that also has auxiliary heads."""
-    logits = outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-    assert isinstance(logits, torch.Tensor)
-    return logits
 
 
 def step_memory(step: Step) -> tuple[int, int]:
@@ -158,54 +150,44 @@ def step_memory(step: Step) -> tuple[int, int]:
 
 
 def measure_model(
-    contenders: Sequence[Contender],
-    *,
-    batch_size: int,
-    img_size: int,
-    threads: int,
-    plan: Plan,
-    device: str = "cpu",
-    on_round: Callable[[int], None] = lambda done: None,
-) -> list[Row]:
+    records: Sequence[TrainStep], plan: Plan, on_round: Callable[[int], None] = lambda done: None
+) -> Sequence[TrainStep]:
     """Time the steps of one model's contenders; ratios are to the first one that runs. Times in seconds.
 
     Raises:
         ValueError: Unknown model or structure.
     """
-    setting = {"batch_size": batch_size, "img_size": img_size, "threads": threads, "device": device}
-    rows: list[Row] = [{**dataclasses.asdict(contender), **setting} for contender in contenders]
+    if not records:  # a peer that timm lacks
+        return records
     steps: dict[str, Step] = {}
-    with torch_threads(threads), bounded_memory():
-        for contender, row in zip(contenders, rows, strict=True):
-            network = training_network(contender.model, contender.structure)
-            row["params"] = sum(p.numel() for p in network.parameters())
+    with torch_threads(records[0].threads), bounded_memory():
+        for record in records:
+            network = training_network(record.model, record.structure, record.merge_pixels)
+            record.params = sum(p.numel() for p in network.parameters())
             try:
-                step = Step(network, contender, batch_size, img_size, device)
-                row["saved_activations"], row["peak_memory"] = step_memory(step)
+                step = Step(network, record)
+                record.saved_activations, record.peak_memory = step_memory(step)
             except (RuntimeError, MemoryError) as error:
-                row |= failure(error)
+                note_failure(record, error)
                 continue
-            row["status"], steps[contender.name] = "ok", step
+            steps[record.name] = step
         if steps:
-            clock = CudaClock() if device.startswith("cuda") else HostClock()
-            _figures(rows, contenders, steps, interleave(steps, plan, clock=clock, on_round=on_round))
-    return rows
+            clock = clock_of(records[0].device)
+            _fill(records, steps, interleave(steps, plan, clock=clock, on_round=on_round))
+    return records
 
 
-def _figures(rows: Sequence[Row], contenders: Sequence[Contender], steps: dict[str, Step], timings: Timings) -> None:
+def _fill(records: Sequence[TrainStep], steps: dict[str, Step], timings: Timings) -> None:
+    """Put times and the ratio to the first step into the records of those that ran."""
     reference = next(iter(steps))
-    for contender, row in zip(contenders, rows, strict=True):
-        if row["status"] != "ok":
+    for record in records:
+        if record.status != "ok":
             continue
-        samples = timings.samples[contender.name]
-        ratio = paired_ratio(samples, timings.samples[reference])
-        row |= dataclasses.asdict(summarize(samples))
-        calls = timings.rounds * timings.calls[contender.name]
-        phases = zip(PHASES, zip(*steps[contender.name].seconds[-calls:], strict=True), strict=True)
-        row |= {phase: summarize(seconds).median for phase, seconds in phases}
-        row["step_ratio"] = dataclasses.asdict(ratio)
-        row["images_per_s"] = row["batch_size"] / row["median"]
-        row["other_cpus"] = sum(timings.other_cpu[contender.name]) / row["n"]
-        row["samples"] = [float(f"{s:.5g}") for s in samples]
-        if contender.name != reference:
-            row["warning"] = noise_warning(ratio)
+        note_times(record, timings, record.name)
+        record.step_ratio = paired_ratio(timings.samples[record.name], timings.samples[reference])
+        calls = timings.rounds * timings.calls[record.name]
+        phases = (summarize(seconds).median for seconds in zip(*steps[record.name].seconds[-calls:], strict=True))
+        record.forward, record.backward, record.optimizer = phases
+        record.is_reference = record.name == reference
+        if not record.is_reference:
+            record.warning = noise_warning(record.step_ratio)

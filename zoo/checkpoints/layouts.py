@@ -25,6 +25,9 @@ class Layout:
         mark: Regular expression that some key of such a file matches, and of other layouts none.
         rules: (native, theirs).
         keeps_norms: Its deployed files keep the BatchNorms outside blocks.
+        prefix: What stands before every name in its files; reading drops it (`read.WRAPPERS`).
+        elsewhere: Regular expression of names, in its files, of parts that our network does not have. They are left
+            out with a warning.
     """
 
     name: str
@@ -32,6 +35,8 @@ class Layout:
     mark: str
     rules: Rules
     keeps_norms: bool = False
+    prefix: str = ""
+    elsewhere: str | None = None
 
     def names(self, keys: Iterable[str], blocks: Iterable[str] = ()) -> dict[str, str] | None:
         """{their name: native name}, or None if the layout is for other networks or has no name for some branch.

@@ -11,10 +11,13 @@ from timm.models import adapt_input_conv
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zoo.checkpoints.read import Checkpoint, CheckpointError, read_checkpoint
+from zoo.checkpoints.files import CheckpointError
+from zoo.checkpoints.read import Checkpoint, read_checkpoint
 from zoo.checkpoints.recognise import Candidates, Match, classifier, looks_like, recognise
+from zoo.nearest import some
+from zoo.network import declare, input_size
 from zoo.reparam.block import MultiBranchConv2d
-from zoo.reparam.deploy import deploy
+from zoo.surgery.deploy import deploy
 
 logger = logging.getLogger(__name__)
 
@@ -50,36 +53,56 @@ def load_checkpoint(
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = read_checkpoint(checkpoint, ema)
     name = name or type(model).__name__
-    match = recognise(model, checkpoint)
-    if not match.fits:
-        raise CheckpointError(f"{_misfit(name, checkpoint, match)}; {_advice(checkpoint, candidates)}")
+    match = fit(model, checkpoint, name, candidates)
+    if match.elsewhere:
+        logger.warning("%s: left out what %s has no place for (%s)", checkpoint.path, name, some(match.elsewhere))
     network = match.network
-    _resize_head(network, checkpoint, match)
-    if unfit := _load(network, checkpoint, match):
-        raise CheckpointError(
-            f"{checkpoint.path}: its names are those of {name}, but {len(unfit)} of {len(match.names)} tensors "
-            f"differ in size ({_some(unfit)}); {_advice(checkpoint, candidates)}"
-        )
+    _restore_buffers(network, model)
+    _load(network, checkpoint, match)
     if match.structure == "blocks deployed":
         network = deploy(network, verify=False)
+    _declare_images(network, checkpoint)
     _replace_head(network, checkpoint, num_classes)
+    declare(network, num_classes=getattr(network, "num_classes", None))
     return network
 
 
-def _load(network: nn.Module, checkpoint: Checkpoint, match: Match) -> list[str]:
-    """Put the tensors into the network; if any differs in size, none, and say which."""
-    own, state, unfit = network.state_dict(), {}, []
+def fit(model: nn.Module, checkpoint: Checkpoint, name: str, candidates: Candidates = ()) -> Match:
+    """Recognise a checkpoint as one of a network, whose classifier becomes as large as the file's; load nothing.
+
+    Raises:
+        CheckpointError: Names, sizes or kinds of numbers differ, or the file contradicts itself.
+    """
+    match = recognise(model, checkpoint)
+    if not match.fits:
+        raise CheckpointError(f"{_misfit(name, checkpoint, match)}; {_advice(checkpoint, candidates)}")
+    _resize_head(match.network, checkpoint, match)
+    own, unfit = match.network.state_dict(), []
     for theirs, native in match.names.items():
         if theirs not in checkpoint.state_dict:
             continue
-        like = own[native]
-        tensor = _adapted(checkpoint.state_dict[theirs], like.shape)
-        if tensor.shape != like.shape:
+        tensor, like = checkpoint.state_dict[theirs], own[native]
+        if _adapted(tensor, like.shape).shape != like.shape:
             unfit.append(f"{theirs} is {_size(tensor)} where the network has {_size(like)}")
-        # A copy: the network must not keep alive, or change, what else the file's storages hold.
-        state[native] = tensor.to(like.dtype, memory_format=torch.contiguous_format, copy=True)
+        elif like.is_floating_point() and not tensor.is_floating_point():
+            unfit.append(f"{theirs} holds {str(tensor.dtype).removeprefix('torch.')} numbers")
     if unfit:
-        return unfit
+        raise CheckpointError(
+            f"{checkpoint.path}: its names are those of {name}, but {len(unfit)} of {len(match.names)} tensors "
+            f"differ in size or kind ({some(unfit)}); {_advice(checkpoint, candidates)}"
+        )
+    return match
+
+
+def _load(network: nn.Module, checkpoint: Checkpoint, match: Match) -> None:
+    """Put the tensors into the network that they fit."""
+    own, state = network.state_dict(), {}
+    for theirs, native in match.names.items():
+        if theirs in checkpoint.state_dict:
+            like = own[native]
+            tensor = _adapted(checkpoint.state_dict[theirs], like.shape)
+            # A copy: the network must not keep alive, or change, what else the file's storages hold.
+            state[native] = tensor.to(like.dtype, memory_format=torch.contiguous_format, copy=True)
     on_meta = any(tensor.is_meta for tensor in own.values())
     if on_meta:
         _initialise(network, state)
@@ -87,13 +110,20 @@ def _load(network: nn.Module, checkpoint: Checkpoint, match: Match) -> list[str]
     if match.layout.name == "plain" and len(state) < len(own):
         _silence_other_branches(network)
         logger.warning("%s: plain weights, loaded into the K×K branches; the others start at scale 0", checkpoint.path)
-    return []
+
+
+def _restore_buffers(network: nn.Module, model: nn.Module) -> None:
+    """Take from `model` those buffers on the meta device that no file holds: its constructor computed them."""
+    stored, known = network.state_dict().keys(), dict(model.named_buffers())
+    for name, buffer in list(network.named_buffers()):
+        if buffer.is_meta and name not in stored and name in known:
+            owner, _, key = name.rpartition(".")
+            network.get_submodule(owner)._buffers[key] = known[name]
 
 
 def _adapted(tensor: Tensor, shape: torch.Size) -> Tensor:
     """A kernel that reads colour images as one that reads `shape[1]` channels; anything else as it is."""
-    reads_image = tensor.dim() == 4 and tensor.shape[1] == 3 and len(shape) == 4
-    if reads_image and shape[1] != 3 and tensor.shape[0] == shape[0] and tensor.shape[2:] == shape[2:]:
+    if tensor.dim() == len(shape) == 4 and tensor.shape == (shape[0], 3, *shape[2:]) != shape:
         return adapt_input_conv(shape[1], tensor)
     return tensor
 
@@ -118,12 +148,23 @@ def _silence_other_branches(network: nn.Module) -> None:
 
 
 def _resize_head(network: nn.Module, checkpoint: Checkpoint, match: Match) -> None:
-    """Give the network as many classes as the file has."""
+    """Give the network as many classes as the file has. Raises: CheckpointError if the file says another number."""
     key = f"{classifier(network)}.weight"
     theirs = next((theirs for theirs, native in match.names.items() if native == key), None)
-    if theirs is None or checkpoint.state_dict[theirs].shape[0] == network.get_parameter(key).shape[0]:
+    if theirs is None or not checkpoint.state_dict[theirs].dim():
         return
-    network.reset_classifier(checkpoint.state_dict[theirs].shape[0])  # pyright: ignore[reportCallIssue]
+    rows = checkpoint.state_dict[theirs].shape[0]
+    said = checkpoint.metadata.get("num_classes") if "model" in checkpoint.metadata else None
+    if said is not None and said != rows:
+        raise CheckpointError(
+            f"{checkpoint.path}: says it tells {said} classes apart, but {theirs} has {rows} rows; save it anew"
+        )
+    if not rows:
+        raise CheckpointError(
+            f"{checkpoint.path}: {theirs} tells no classes apart; save a state_dict() with a classifier"
+        )
+    if rows != network.get_parameter(key).shape[0]:
+        network.reset_classifier(rows)  # pyright: ignore[reportCallIssue]
 
 
 def _replace_head(network: nn.Module, checkpoint: Checkpoint, num_classes: int | None) -> None:
@@ -139,15 +180,23 @@ def _replace_head(network: nn.Module, checkpoint: Checkpoint, num_classes: int |
             checkpoint.path, weight.shape[0], num_classes,
         )  # fmt: skip
     network.reset_classifier(num_classes)  # pyright: ignore[reportCallIssue]
+    declare(network, class_names=None)
     network.to(weight.device, weight.dtype).train(network.training)
+
+
+def _declare_images(network: nn.Module, checkpoint: Checkpoint) -> None:
+    """Let the network say of its images and classes what the file says; how many channels it reads it knows itself."""
+    channels = input_size(network)[0]
+    sizes = {key: (channels, *size[1:]) for key, size in checkpoint.images.items() if key.endswith("input_size")}
+    declare(network, **(checkpoint.images | sizes))
 
 
 def _misfit(name: str, checkpoint: Checkpoint, match: Match) -> str:
     differing = []
     if match.missing:
-        differing.append(f"{len(match.missing)} names are missing ({_some(match.missing)})")
+        differing.append(f"{len(match.missing)} names are missing ({some(match.missing)})")
     if match.unknown:
-        differing.append(f"{len(match.unknown)} are unknown ({_some(match.unknown)})")
+        differing.append(f"{len(match.unknown)} are unknown ({some(match.unknown)})")
     layout = f"{match.layout.name} layout, {match.structure}"
     return f"{checkpoint.path}: not a checkpoint of {name}: of the nearest ({layout}) {' and '.join(differing)}"
 
@@ -155,10 +204,6 @@ def _misfit(name: str, checkpoint: Checkpoint, match: Match) -> str:
 def _advice(checkpoint: Checkpoint, candidates: Candidates) -> str:
     model = checkpoint.model or looks_like(checkpoint, candidates)
     return f"it is of {model}: pass that as the model" if model else "check the name of the network"
-
-
-def _some(items: list[str]) -> str:
-    return ", ".join(items[:3]) + (", …" if len(items) > 3 else "")
 
 
 def _size(tensor: Tensor) -> str:

@@ -1,22 +1,22 @@
-"""Read a checkpoint file of any maker, without trusting it, down to its state dict."""
+"""Take a checkpoint of any maker down to its state dict, and what it says of itself."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import pickle
-import struct
-import warnings
-from collections import OrderedDict
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from zoo.checkpoints.files import CheckpointError, read_content
+from zoo.checkpoints.schema import About, Images, is_local, own_arguments
+from zoo.untrusted import MAX_KEY, typed
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = ("state_dict", "model", "model_state_dict")
 """Where training programs put the weights: timm and the DBB and RepGhost repositories, torchvision and RepVGG's."""
@@ -25,21 +25,19 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema")
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """Prefixes that DistributedDataParallel, timm's and torch's averaging, torch.compile, and Lightning and others who hold
 the network as `model`, put before every name."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; one line that names the file and the remedy."""
+MAX_TENSORS = 10_000
+"""three times as many as the largest network of timm has"""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """A checkpoint file, read.
 
     Attributes:
         path: The file.
         state_dict: Name → tensor on the CPU, names as in the file but for wrappers' prefixes.
-        metadata: What the file says about itself: of ours `model`, `structure`, `num_classes`, `model_kwargs`,
-            `data`, `report`; of others what plain numbers and strings lie beside the weights (timm: `arch`, `epoch`).
+        metadata: What the file says about itself, its types and bounds those of `zoo.checkpoints.schema.About`; of
+            others' files what plain numbers and strings lie beside the weights (timm: `arch`, `epoch`).
     """
 
     path: Path
@@ -47,107 +45,126 @@ class Checkpoint:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def images(self) -> dict[str, Any]:
+        """What the file says of images and classes, as entries of `pretrained_cfg`."""
+        said = {key: self.metadata[key] for key in Images.__struct_fields__ if key in self.metadata}
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in said.items()}
+
+    @property
+    def built_with(self) -> dict[str, Any]:
+        """What the file says of the arguments of `zoo.create_model` that its network was built with."""
+        said = {key: self.metadata[key] for key in ("num_classes", "block") if self.metadata.get(key)}
+        return {**(self.metadata.get("model_kwargs") or {}), **said}
+
+    @property
     def model(self) -> str | None:
-        """The network's name, if the file gives it."""
+        """The network's name, if the file gives it.
+
+        Raises:
+            CheckpointError: It is a name on a hub or in a folder, which a file may not choose.
+        """
         name = self.metadata.get("model", self.metadata.get("arch"))
-        return name if isinstance(name, str) else None
+        if not isinstance(name, str):
+            return None
+        if not is_local(name):
+            raise CheckpointError(f"{self.path}: is of {name!r}, from elsewhere: say so yourself with --model")
+        return name
 
 
-def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
+def read_checkpoint(path: str | Path, ema: bool = False, *, allow_nonfinite: bool = False) -> Checkpoint:
     """Read a `.safetensors` file, or one of `torch.save` (`.pth`, `.pt`, `.pth.tar`, `.bin`).
 
-    Nothing in the file is executed: tensors, containers, numbers and strings are read, and objects of a few known
-    inert classes; anything else is refused.
+    Nothing in the file is executed, and nothing in it is believed unchecked (`zoo.checkpoints.files`, `.schema`).
 
     Args:
         ema: Take the averaged weights of a training checkpoint instead of the raw ones.
+        allow_nonfinite: Accept NaN, infinite weights and negative variances, with a warning.
 
     Raises:
-        CheckpointError: The file is missing, empty, truncated or no checkpoint, or `ema` is not in it.
+        CheckpointError: The file is missing, empty, truncated or no checkpoint, `ema` is not in it, or its weights
+            are of a network that cannot work.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a folder; name a checkpoint file in it")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; check the path")
-    with path.open("rb") as file:
-        head = file.read(9)
-    if not head:
-        raise CheckpointError(f"{path}: is empty; copy or download it again")
-    if path.suffix == ".safetensors" or head[8:] == b"{":
-        content, metadata = _read_safetensors(path)
-    else:
-        content = _read_torch(path, head)
-        metadata = _metadata(content)
-    return Checkpoint(path, _without_wrappers(_weights(content, ema, path)), metadata)
+    content, metadata = _read(path)
+    state = _without_wrappers(_weights(content, ema, path))
+    check_weights(state, path, allow_nonfinite)
+    return Checkpoint(path, state, metadata)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a file says about itself, its weights not looked at. Raises: CheckpointError."""
+    return _read(Path(path))[1]
+
+
+def _read(path: Path) -> tuple[Any, dict[str, Any]]:
+    content, metadata = read_content(path)
     try:
-        with safe_open(path, "pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("zoo", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise _damaged(path, error) from error
+        return content, _facts(content) if metadata is None else _checked(metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: what it says of itself is wrong: {error}; save its weights alone") from error
 
 
-def _read_torch(path: Path, head: bytes) -> Any:
-    try:
-        with torch.serialization.safe_globals(_inert_classes()), warnings.catch_warnings():
-            # Of interest if reading fails, which it says.
-            warnings.filterwarnings("ignore", "Detected pickle protocol|.*looks like a TorchScript archive")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "GLOBAL " in str(error):
-            name = str(error).split("GLOBAL ")[1].split()[0]
+def check_weights(state: Mapping[str, Tensor], path: Path, allow_nonfinite: bool = False) -> None:
+    """Refuse tensors that are not what they seem, and weights with which a network computes nonsense.
+
+    Raises:
+        CheckpointError: Too many tensors; one that is sparse, complex, quantised, without values, or larger than what
+            the file stores of it; NaN, infinity or a negative variance, unless allowed.
+    """
+    if len(state) > MAX_TENSORS:
+        raise CheckpointError(f"{path}: holds {len(state):,} tensors, more than any network; save one state_dict()")
+    odd: list[str] = []
+    for name, tensor in state.items():
+        dense = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+        if (
+            not dense
+            or tensor.is_complex()
+            or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+        ):
+            raise CheckpointError(f"{path}: {name} is no plain tensor of real numbers; save a state_dict() of those")
+        if not tensor.isfinite().all():
+            odd.append(f"{name} has NaN or infinity")
+        elif name.endswith("running_var") and tensor.numel() and tensor.min() < 0:
+            odd.append(f"{name} is negative")
+    if odd:
+        what = f"{path}: {odd[0]}" + (f", and {len(odd) - 1} more tensors are like it" if len(odd) > 1 else "")
+        if not allow_nonfinite:
             raise CheckpointError(
-                f"{path}: holds an object of {name} beside tensors, which is not loaded since that would run code "
-                "from the file; save its state_dict() alone"
-            ) from error
-        raise _damaged(path, error) from error
-    except (RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError, AttributeError) as error:
-        if "TorchScript archive" in str(error):
-            raise CheckpointError(
-                f"{path}: is a TorchScript archive, which is a program; save the state_dict() of what it holds"
-            ) from error
-        raise _damaged(path, error, truncated=head.startswith(b"PK")) from error
-    except (AssertionError, struct.error) as error:
-        raise _damaged(path, error) from error
+                f"{what}; take an earlier checkpoint (all but training load this one with --allow-nonfinite)"
+            )
+        logger.warning("%s; loaded as asked", what)
 
 
-def _inert_classes() -> list[Any]:
-    """What training programs store beside weights, and what it may become: nothing here runs code when read."""
-    scalar = np.float64(0).__reduce__()[0]  # numpy's own constructor; its module has had two names
-    kinds = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "bool")]
-    return [
-        argparse.Namespace,
-        np.dtype,
-        *kinds,
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-        (OrderedDict, "yacs.config.CfgNode"),  # RepVGG's main.py stores its configuration, a dictionary
-    ]
+def _checked(metadata: Any) -> dict[str, Any]:
+    """Metadata of ours with types and bounds as declared, and what plain facts others put beside it."""
+    about = msgspec.to_builtins(typed(About, metadata))
+    if "model_kwargs" in about:
+        about["model_kwargs"] = own_arguments(about["model_kwargs"])
+    others = metadata.keys() - set(About.__struct_fields__)
+    return _short({key: metadata[key] for key in others}) | about
 
 
-def _damaged(path: Path, error: BaseException, truncated: bool = False) -> CheckpointError:
-    what = "is truncated" if truncated else "is truncated, or not a checkpoint"
-    reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-    return CheckpointError(f"{path}: {what} ({reason}); copy or download it again")
-
-
-def _metadata(content: Any) -> dict[str, Any]:
-    """The numbers and strings beside the weights; of a run of ours also its network and how images were cut."""
+def _facts(content: Any) -> dict[str, Any]:
+    """Collect the numbers and strings beside the weights; of a run of ours also its network and images."""
     if not isinstance(content, Mapping):
         return {}
-    metadata = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
     config = content.get("config")
-    if not isinstance(config, Mapping):
-        return metadata
-    network, data = (config[key] if isinstance(config.get(key), Mapping) else {} for key in ("model", "data"))
-    metadata |= {key: network[key] for key in ("model_kwargs", "block") if network.get(key)}
-    cut = {"img_size": data.get("eval_img_size") or data.get("img_size")}
-    cut |= {key: data.get(key) for key in ("crop_pct", "interpolation")}
-    return metadata | {"data": {key: value for key, value in cut.items() if value}}
+    facts = _short(content)
+    if not isinstance(config, Mapping) or "version" not in content:
+        ours = set(About.__struct_fields__)  # others mean something else by these, but for a name
+        if isinstance(facts.get("model"), str):
+            ours.remove("model")
+        return {key: value for key, value in facts.items() if key not in ours}
+    network = config["model"] if isinstance(config.get("model"), Mapping) else {}
+    facts |= {key: network.get(key) for key in ("model_kwargs", "block")}
+    return _checked(facts | {key: content[key] for key in Images.__struct_fields__ if key in content})
+
+
+def _short(facts: Mapping[Any, Any]) -> dict[str, str | int | float]:
+    """Keep the named numbers and strings that fit a line; of others' files nothing else is shown or looked up."""
+    strings = {key: value for key, value in facts.items() if isinstance(value, str) and len(value) <= MAX_KEY}
+    numbers = {key: value for key, value in facts.items() if isinstance(value, int | float) and abs(value) <= 2**63}
+    return {key: value for key, value in (strings | numbers).items() if isinstance(key, str)}
 
 
 def _weights(content: Any, ema: bool, path: Path) -> dict[str, Tensor]:

@@ -15,10 +15,9 @@ from torch import nn
 from zoo.checkpoints.layouts import Layout
 from zoo.checkpoints.read import Checkpoint
 from zoo.checkpoints.tables import LAYOUTS, NATIVE
-from zoo.cost import meta_twin
+from zoo.network import declared, meta_twin
 from zoo.reparam.block import MultiBranchConv2d
-from zoo.reparam.deploy import deploy
-from zoo.reparam.layers import TrainingOnly
+from zoo.surgery.deploy import TrainingOnly, deploy
 
 Structure = Literal["train", "deployed", "blocks deployed"]
 Candidates = Iterable[tuple[str, Callable[[], nn.Module]]]
@@ -26,13 +25,14 @@ Candidates = Iterable[tuple[str, Callable[[], nn.Module]]]
 
 @dataclass(frozen=True)
 class Match:
-    """How a file's names and a network's belong together.
+    """A file's names matched with a network's.
 
     Attributes:
         layout, structure: What the file is. "blocks deployed": BatchNorms outside blocks are still there.
         network: The network in that structure.
         names: {name in the file: name in the network}.
         missing, unknown: Names that the layout has and the file has not, and the reverse; both empty if it fits.
+        elsewhere: Names in the file of parts that the layout has and our network has not.
     """
 
     layout: Layout
@@ -41,6 +41,7 @@ class Match:
     names: dict[str, str]
     missing: list[str]
     unknown: list[str]
+    elsewhere: list[str]
 
     @property
     def fits(self) -> bool:
@@ -54,7 +55,7 @@ def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
     blocks = [name for name, module in model.named_modules() if isinstance(module, MultiBranchConv2d)]
     training_only = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TrainingOnly))
     nearest: Match | None = None
-    for structure, network in _structures(model, any(layout.keeps_norms for layout in layouts)):
+    for structure, network in _structures(model, theirs, layouts):
         keys = list(network.state_dict())
         spare = [key for key in model.state_dict() if key.startswith(training_only)] if structure != "train" else []
         for layout in layouts:
@@ -63,7 +64,9 @@ def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
                 continue
             expected = {name for name in names if not _counts_batches(name)}
             unknown = theirs - expected - set(layout.names(spare) or ())
-            match = Match(layout, structure, network, names, sorted(expected - theirs), sorted(unknown))
+            elsewhere = {name for name in unknown if layout.elsewhere and re.search(layout.elsewhere, name)}
+            differing = sorted(expected - theirs), sorted(unknown - elsewhere)
+            match = Match(layout, structure, network, names, *differing, sorted(elsewhere))
             if match.fits:
                 return match
             if nearest is None or _distance(match) < _distance(nearest):
@@ -72,13 +75,17 @@ def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
     return nearest
 
 
-def _structures(model: nn.Module, with_norms: bool) -> Iterator[tuple[Structure, nn.Module]]:
+def _structures(model: nn.Module, theirs: set[str], layouts: list[Layout]) -> Iterator[tuple[Structure, nn.Module]]:
     """The network as it is; then, if it comes to that, deployed on the meta device."""
     yield "train", model
+    # Deploying keeps the names of modules, and takes seconds for a large network that a file merely claims to be of.
+    modules = {name.rpartition(".")[0] for name in theirs}
+    if layouts == [NATIVE] and modules.isdisjoint(name for name, _ in model.named_modules()):
+        return
     twin = meta_twin(model).requires_grad_(True).eval()
     yield "deployed", deploy(twin, verify=False)
-    if with_norms:
-        yield "blocks deployed", deploy(twin, verify=False, fold_norms=False)
+    if any(layout.keeps_norms for layout in layouts):
+        yield "blocks deployed", deploy(twin, verify=False, fold_regions=False)
 
 
 def _counts_batches(name: str) -> bool:
@@ -87,7 +94,7 @@ def _counts_batches(name: str) -> bool:
 
 
 def _distance(match: Match) -> float:
-    """Of all names, the network's and the file's, the share that only one of them has."""
+    """Return the share of all names that only the file or only the network has."""
     return (len(match.missing) + len(match.unknown)) / (len(match.names) + len(match.unknown))
 
 
@@ -122,6 +129,5 @@ def _same_sizes(match: Match, checkpoint: Checkpoint) -> bool:
 
 def classifier(network: nn.Module) -> str | None:
     """Name of the last layer, which has a row a class, if the network declares it."""
-    cfg = getattr(network, "pretrained_cfg", None) or {}
-    name = (cfg if isinstance(cfg, dict) else cfg.to_dict()).get("classifier")
+    name = declared(network).get("classifier")
     return name if isinstance(name, str | None) else name[0]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.reparam.pairs import conv_norm_pairs
-from zoo.reparam.verify import example_input
+from zoo.network import example_input
+from zoo.surgery.pairs import conv_norm_pairs
 
 
 def stock_state_dict(

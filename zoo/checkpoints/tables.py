@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fnmatch import fnmatch
 
+from zoo.checkpoints import acnet, cifar, orepa, yolov7
 from zoo.checkpoints.layouts import Layout, Rules
 
 
@@ -32,6 +33,19 @@ REPVGG = Layout(
         *_renumbered("stages", "stage", 0, 4, to=1),
         (r"\.se\.fc1\.", ".se.down."),
         (r"\.se\.fc2\.", ".se.up."),
+    ),
+)
+
+QAREPVGG = Layout(  # cxxgtxy/QARepVGG, repvgg.py; deployed, it is RepVGG's
+    "official",
+    "qarepvgg_*",
+    r"\.rbr_1x1\.weight$|\.rbr_reparam\.",
+    (
+        (r"\.conv\.branches\.bn_sum\.bn\.", ".bn."),
+        (r"\.conv\.branches\.bn_sum\.sum\.kxk\.", ".rbr_dense."),
+        (r"\.conv\.branches\.bn_sum\.sum\.1x1\.conv\.", ".rbr_1x1."),
+        *_RBR,
+        *_renumbered("stages", "stage", 0, 4, to=1),
     ),
 )
 
@@ -151,11 +165,6 @@ _DBB: Rules = (
     (r"\.branches\.1x1_kxk\.bn\.", ".dbb_1x1_kxk.bn2."),
     (r"\.branches\.fused\.", ".dbb_reparam."),
 )
-_ACB: Rules = (
-    (r"\.branches\.kxk\.(conv|bn)\.", r".square_\1."),
-    (r"\.branches\.(ver|hor)\.(conv|bn)\.", r".\1_\2."),
-    (r"\.branches\.fused\.", ".fused_conv."),
-)
 _RESNET: Rules = (
     (r"^conv1\.", "stage0.conv1.conv."),
     (r"^bn1\.", "stage0.conv1.bn."),
@@ -191,19 +200,38 @@ _ALEXNET: Rules = (
     (r"^head\.fc\.", "linear3."),
 )
 _IN_RESNET, _IN_MOBILENET = r"^stage0\.conv1\.conv\.weight$", r"^stem\.12\.pointwise\.conv\.weight$"
-DBB_RESNET = Layout("official", "*resnet*", _IN_RESNET, (*_DBB, *_RESNET))
-ACB_RESNET = Layout("official", "*resnet*", _IN_RESNET, (*_ACB, *_RESNET))
+DBB_RESNET = Layout("official", "*resnet*[0148]", _IN_RESNET, (*_DBB, *_RESNET))
+ACB_RESNET = Layout("official", "*resnet*[0148]", _IN_RESNET, (*acnet.ACB, *_RESNET))
 DBB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_DBB, *_MOBILENET))
-ACB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_ACB, *_MOBILENET))
+ACB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*acnet.ACB, *_MOBILENET))
 DBB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*_DBB, *_ALEXNET))
-ACB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*_ACB, *_ALEXNET))
+ACB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*acnet.ACB, *_ALEXNET))
+
+# ---- OREPA: JUGGHM/OREPA_CVPR2022; the networks' names are those of RepVGG and DBB ----
+
+_IN_OREPA_RESNET = r"\.weight_orepa_origin$|\.orepa_reparam\.weight$"
+OREPA_REPVGG = Layout(
+    "official", "orepa_repvgg_*", r"\.rbr_(dense\.vector|reparam\.)", (*orepa.IN_REPVGG, *REPVGG.rules)
+)
+OREPA_BASIC = Layout("official", "orepa_resnet*[48]", _IN_OREPA_RESNET, (*orepa.IN_BASIC_RESNET, *_RESNET))
+OREPA_DEEP = Layout("official", "orepa_resnet*[01]", _IN_OREPA_RESNET, (*orepa.IN_BOTTLENECK_RESNET, *_RESNET))
+
+# ---- ACNet's own repository; its deployed files leave the BatchNorms outside blocks as they are ----
+
+_BASIC: Rules = (*acnet.ACB, *acnet.IN_BASIC_RESNET, *_RESNET, *acnet.OF_BASIC_RESNET)
+_BOTTLENECK: Rules = (*acnet.ACB, *acnet.IN_BOTTLENECK_RESNET, *_RESNET, *acnet.OF_BOTTLENECK_RESNET)
+ACNET_BASIC = Layout("official", "*resnet[13][48]", r"^conv1\.bn\.weight$", _BASIC, keeps_norms=True)
+ACNET_DEEP = Layout("official", "*resnet[15]0*", r"^stage1\.block0\.", _BOTTLENECK, keeps_norms=True)
+ACNET_MOBILENET = Layout(
+    "official", "*mobilenet_v1", r"^conv1\.acb\.", (*acnet.ACB, *acnet.IN_MOBILENET, *_MOBILENET), keeps_norms=True
+)
 
 # ---- The plain networks of timm and torchvision, into the K×K branches: a warm start ----
 
 _OTHERS: Rules = ((r"\.branches\.", None),)
 PLAIN_RESNET = Layout(
     "plain",
-    "*resnet*",
+    "*resnet*[0148]",
     r"^layer1\.0\.conv1\.weight$",
     ((r"\.conv(\d)\.branches\.kxk\.conv\.", r".conv\1."), (r"\.conv(\d)\.branches\.kxk\.bn\.", r".bn\1."), *_OTHERS),
 )
@@ -234,22 +262,31 @@ PLAIN_ALEXNET = Layout(
 NATIVE = Layout("zoo", "*", "", ())
 LAYOUTS = (
     REPVGG,
+    QAREPVGG,
     REPVGGPLUS,
     REPVGG_TIMM,
     MOBILEONE,
     MOBILEONE_TIMM,
     REPGHOST,
     REPGHOST_TIMM,
+    OREPA_REPVGG,
+    OREPA_BASIC,
+    OREPA_DEEP,
     DBB_RESNET,
     ACB_RESNET,
     DBB_MOBILENET,
     ACB_MOBILENET,
     DBB_ALEXNET,
     ACB_ALEXNET,
+    ACNET_BASIC,
+    ACNET_DEEP,
+    ACNET_MOBILENET,
     PLAIN_RESNET,
     PLAIN_MOBILENET,
     PLAIN_DENSENET,
     PLAIN_ALEXNET,
+    *yolov7.LAYOUTS,
+    *cifar.LAYOUTS,
 )
 
 

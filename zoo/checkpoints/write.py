@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from zoo.atomic import atomic_write
+from zoo.checkpoints.files import CheckpointError
 from zoo.checkpoints.layouts import Layout
-from zoo.checkpoints.read import CheckpointError
+from zoo.checkpoints.recognise import classifier
 from zoo.checkpoints.stock import stock_state_dict
 from zoo.checkpoints.tables import layouts_of
+from zoo.network import facts as about
 from zoo.reparam.block import MultiBranchConv2d
-from zoo.reparam.deploy import DeployReport, deploy
+from zoo.surgery.deploy import DeployReport, deploy
+
+logger = logging.getLogger(__name__)
 
 STOCK: dict[str, Callable[[], nn.Module]] = {
     **{name: getattr(torchvision.models, name) for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
@@ -50,7 +55,7 @@ def save_weights(path: str | Path, state_dict: Mapping[str, Tensor], metadata: M
 def save_deployed(
     model: nn.Module, path: str | Path, name: str, report: DeployReport | None = None, **facts: Any
 ) -> None:
-    """Write a deployed network, with its name, structure, number of classes, and the report of its deployment.
+    """Write a deployed network, with its name, structure, images, classes, and the report of its deployment.
 
     `zoo.create_model(name, checkpoint=path)` reads it.
 
@@ -58,7 +63,8 @@ def save_deployed(
         name: The registered name.
         facts: Further JSON-able metadata: `model_kwargs` (arguments it was built with), top1, …
     """
-    metadata = {"model": name, "structure": "deployed", "num_classes": getattr(model, "num_classes", None), **facts}
+    num_classes = getattr(model, "num_classes", None)
+    metadata = {"model": name, "structure": "deployed", "num_classes": num_classes, **about(model, test=True), **facts}
     if report is not None:
         metadata["report"] = report.to_dict()
     save_weights(path, model.state_dict(), metadata)
@@ -85,18 +91,21 @@ def in_layout(network: nn.Module, train: nn.Module, model: str, to: str) -> dict
     layout = _layout(train, model, to)
     deployed = state.keys() != train.state_dict().keys()
     if deployed and layout.keeps_norms:
-        state = with_norms(state, deploy(train.eval(), verify=False, fold_norms=False), model)
+        state = with_norms(state, deploy(train.eval(), verify=False, fold_regions=False), model)
     blocks = [name for name, module in train.named_modules() if isinstance(module, MultiBranchConv2d)]
     names = layout.names(state, blocks if deployed else ())
-    assert names is not None and len(names) == len(state)
-    return {theirs: state[native] for theirs, native in names.items()}
+    assert names is not None
+    if lost := state.keys() - set(names.values()):
+        logger.warning("%s: the %s layout has no place for its classifier (%s)", model, to, ", ".join(sorted(lost)))
+    return {layout.prefix + theirs: state[native] for theirs, native in names.items()}
 
 
 def _layout(train: nn.Module, model: str, to: str) -> Layout:
-    """The layout of that maker which has a name for every branch."""
-    keys = list(train.state_dict())
+    """The layout of that maker which has a name for everything, unless for the classifier."""
+    keys, last = list(train.state_dict()), f"{classifier(train)}."
     for layout in layouts_of(model):
-        if layout.name == to and len(layout.names(keys) or ()) == len(keys):
+        names = layout.names(keys) if layout.name == to else None
+        if names and all(key.startswith(last) for key in set(keys) - set(names.values())):
             return layout
     raise CheckpointError(f"{model}: no {to!r} layout of it is known; {_known(model)}")
 
@@ -109,7 +118,7 @@ def _stock(model: str) -> nn.Module:
 
 
 def _base(model: str) -> str:
-    return model.removeprefix("acnet_").removeprefix("dbb_")
+    return model.removeprefix("acnet_").removeprefix("dbb_").removeprefix("orepa_")
 
 
 def _known(model: str) -> str:

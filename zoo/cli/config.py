@@ -1,200 +1,273 @@
-"""Flags and YAML → the dataclasses of `zoo.engine.config`.
+"""Flags and YAML → the dataclass of a command.
 
-Order of precedence: defaults, then the files of `--config` from left to right, then flags. Every mistake is
-one line that names the file (or the command line), the key and the nearest key that exists; exit code 2.
+Order of precedence: defaults, then the files of `--config` from left to right, then flags. argparse splits the command
+line, msgspec gives each value its type and checks its bounds. Every mistake is one line that names the file (or the
+command line), the key and the nearest key that exists; exit code 2.
 """
 
+import argparse
 import dataclasses
-import difflib
-import json
-import re
-from argparse import ArgumentError
-from collections.abc import Mapping
+import math
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
+import msgspec
 from docstring_parser import parse_from_object
-from jsonargparse import ActionYesNo, ArgumentParser
 
-from zoo.cli.errors import UsageError
+from zoo.cli.errors import UsageError, check_folders
+from zoo.cli.recipe import read_recipe, read_yaml
+from zoo.nearest import did_you_mean
 from zoo.resources import find_config
 
-Config = TypeVar("Config")
+Settings = TypeVar("Settings")
 COMMAND_LINE = "command line"
 
 
+class Setting(NamedTuple):
+    """A field of a command, or of one of its sections."""
+
+    section: str
+    """name of the field that holds the section; empty for a field of the command itself"""
+    field: dataclasses.Field[Any]
+    hint: Any
+    type: Any
+    """the hint without its bounds and without None"""
+    meta: msgspec.Meta
+    """the bounds"""
+    help: str
+
+
 def parse(
-    config_class: type[Config],
-    argv: list[str],
-    prog: str,
-    description: str = "",
-    base: dict[str, Any] | None = None,
-) -> Config:
-    """Read `argv` (flags with dashes or underscores, any number of `--config FILE`) into `config_class`.
+    settings_class: type[Settings], argv: list[str], prog: str, base: Mapping[str, Any] | None = None
+) -> Settings:
+    """Read `argv` (flags with dashes or underscores, any number of `--config FILE`) into `settings_class`.
 
     Args:
-        config_class: a dataclass whose fields are dataclasses of settings, no two of the same name.
+        settings_class: a dataclass of settings, and of sections: dataclasses of settings. No two have the same name.
         base: settings that take the place of the defaults (those of a run that is continued).
 
     Raises:
-        UsageError: unknown key, wrong type, value out of range, unreadable file.
+        UsageError: unknown key, wrong type, value out of range, unreadable file, an output nobody can write.
         SystemExit: `--help`.
     """
-    sections: dict[str, Any] = get_type_hints(config_class)
-    hints = {name: hint for section in sections.values() for name, hint in get_type_hints(section).items()}
-    parser = _parser(sections, prog, description)
-    parser.set_defaults(base or {})
-    files, argv = _take_config_files(argv)
-    argv, flags = _normalise_flags(argv, hints)
+    settings = settings_of(settings_class)
+    words = vars(_read_flags(parser_of(settings_class, prog), argv, settings))
+    given = {key: ("settings of the run", value) for key, value in (base or {}).items()}
+    for file in map(find_config, words.pop("config", [])):
+        for key, value in read_recipe(file).items():
+            if key not in settings:
+                raise UsageError(f"{file}: unknown key '{key}'; {did_you_mean(key, settings, '--help lists all', n=1)}")
+            if value is None:
+                raise UsageError(f"{file}: {key}: no value given (leave the line out for the default)")
+            given[key] = (str(file), value)
+    given |= {key: (COMMAND_LINE, value) for key, value in words.items() if key in settings}
+    values = {key: _convert(source, settings[key], value) for key, (source, value) in given.items()}
+    for changes in (values.get("progressive") or {}).values():  # its values are settings too
+        for key in changes.keys() & settings.keys():
+            changes[key] = _convert(given["progressive"][0], settings[key], changes[key])
+    if missing := [_spelled(one) for one in settings.values() if _is_required(one) and one.field.name not in values]:
+        raise UsageError(f"{COMMAND_LINE}: required: {', '.join(missing)} ({prog} --help shows the options)")
+    _check_written({key: values[key] for key in values if (settings[key].meta.extra or {}).get("written")})
+    return _assemble(settings_class, settings, values)
 
-    source = dict.fromkeys(hints, COMMAND_LINE)
-    for file in files:
-        values = _read_yaml(file, hints)
-        parser.set_defaults({key: _typed(parser, str(file), key, value, hints) for key, value in values.items()})
-        source |= dict.fromkeys(values, str(file))
-    source |= dict.fromkeys(flags, COMMAND_LINE)
-    try:
-        namespace = parser.parse_args(argv)
-    except ArgumentError as error:
-        raise UsageError(_explain(error, COMMAND_LINE, hints)) from None
 
-    settings = {setting.name: setting for section in sections.values() for setting in dataclasses.fields(section)}
-    for name, setting in settings.items():
-        _check_bounds(source[name], setting, namespace[name])
-    for changes in namespace.get("progressive", {}).values():  # its values are settings too
-        for name in changes.keys() & hints.keys():
-            changes[name] = _typed(parser, source["progressive"], name, changes[name], hints)
-            _check_bounds(source["progressive"], settings[name], changes[name])
-    return config_class(
-        **{
-            name: section(**{setting.name: namespace[setting.name] for setting in dataclasses.fields(section)})
-            for name, section in sections.items()
-        }
+def settings_of(settings_class: type) -> dict[str, Setting]:
+    """Every setting of a command by its name."""
+    found: dict[str, Setting] = {}
+    for section, of_section in [("", settings_class), *_sections(settings_class)]:
+        hints = get_type_hints(of_section, include_extras=True)
+        bases = [base for base in reversed(of_section.__mro__) if dataclasses.is_dataclass(base)]
+        text = {param.arg_name: param.description or "" for base in bases for param in parse_from_object(base).params}
+        for field in dataclasses.fields(of_section):
+            if not dataclasses.is_dataclass(hints[field.name]):
+                bare, meta = _unwrap(hints[field.name])
+                name = field.name
+                found[name] = Setting(section, field, hints[name], bare, meta, text.get(name, ""))
+    return found
+
+
+def parser_of(settings_class: type, prog: str, choices: bool = False) -> argparse.ArgumentParser:
+    """The flags of a command; `choices` are told to argparse for shell completion only, msgspec checks them."""
+    settings = settings_of(settings_class)
+    positionals = [setting.field.metadata.get("positional", "") for setting in settings.values()]
+    parser = _Parser(
+        prog=prog,
+        usage=" ".join([prog.replace("%", "%%"), "[OPTIONS]", *filter(None, positionals)]),
+        description=settings_class.__doc__,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-
-def flatten(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings of all sections in one dict."""
-    return {key: value for section in sections.values() for key, value in section.items()}
-
-
-def _parser(sections: dict[str, Any], prog: str, description: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", metavar="FILE", help="YAML file or name of a recipe; may be given several times")
-    for section in sections.values():
-        doc = parse_from_object(section)
-        group = parser.add_argument_group((doc.short_description or "").rstrip("."))
-        text = {param.arg_name: param.description for param in doc.params}
-        for setting in dataclasses.fields(section):
-            is_list = setting.default is dataclasses.MISSING
-            kind: dict[str, Any] = {"type": get_type_hints(section)[setting.name]}
-            if kind["type"] is bool:
-                kind = {"action": ActionYesNo(yes_prefix="", no_prefix="no-")}
-            default = setting.default_factory() if is_list else setting.default  # type: ignore[misc] (no default: a factory)
-            group.add_argument(_flag(setting.name), default=default, help=text[setting.name], **kind)
+    parser.add_argument(
+        "--config", metavar="FILE", action="append", help="YAML file or recipe; may be given several times"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the results as JSON, and what is for people to stderr"
+    )
+    titles = {name: (section.__doc__ or "").split("\n")[0].rstrip(".") for name, section in _sections(settings_class)}
+    groups = {name: parser.add_argument_group(title) for name, title in titles.items()}
+    for setting in settings.values():
+        _add_flag(groups.get(setting.section, parser), setting, choices)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes are exceptions, so that they end up as one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{COMMAND_LINE}: {message} ({self.prog} --help shows the options)")
+
+
+def _add_flag(group: Any, setting: Setting, choices: bool) -> None:
+    name, default = setting.field.name, setting.field.default
+    if setting.field.default_factory is not dataclasses.MISSING:
+        default = setting.field.default_factory()
+    literals = _literals(setting.type)
+    kind: dict[str, Any] = {"help": setting.help}
+    if default is not dataclasses.MISSING and default not in (None, False, "", [], {}):
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        kind["help"] = f"{setting.help} (default: {shown})"
+    kind["help"] = kind["help"].replace("%", "%%")
+    if literals:
+        kind |= {"choices": literals} if choices else {"metavar": f"{{{','.join(literals)}}}"}
+    elif setting.type in (int, float):
+        kind["metavar"] = "N" if setting.type is int else "X"
+    elif setting.meta.extra:
+        kind["metavar"] = "FILE"
+    if get_origin(setting.type) is list:
+        kind["nargs"] = "+"
+    if metavar := setting.field.metadata.get("positional"):
+        several = "*" if "nargs" in kind else "?"  # or none: it may stand in a file of --config
+        group.add_argument(name, **kind | {"metavar": metavar, "nargs": several})
+        return
+    if setting.type is bool:
+        kind["action"] = argparse.BooleanOptionalAction
+    group.add_argument(_flag(name), *(["-o"] if name == "output" else []), **kind)
+
+
+def _read_flags(
+    parser: argparse.ArgumentParser, argv: list[str], settings: Mapping[str, Setting]
+) -> argparse.Namespace:
+    """Split the command line into settings and the words given for them. Raises: UsageError."""
+    spelled = []
+    for word in argv:
+        flag, equals, value = word.partition("=")
+        spelled.append(f"{flag.replace('_', '-')}{equals}{value}" if word.startswith("--") else word)
+    known = [action for action in parser._option_string_actions if action.startswith("--")]
+    for word in spelled:
+        flag = word.partition("=")[0]
+        if flag.startswith("--") and flag != "--" and flag not in known:
+            near = did_you_mean(flag, map(_flag, settings), "--help lists all", n=1)
+            raise UsageError(f"{COMMAND_LINE}: unknown flag {flag}; {near}")
+    return parser.parse_args(spelled)
+
+
+def _convert(source: str, setting: Setting, value: Any) -> Any:
+    """A value from a file or the command line as the type of its setting. Raises: UsageError."""
+    name = setting.field.name
+    is_files = setting.field.metadata.get("positional") and source == COMMAND_LINE  # their names may have commas
+    if get_origin(setting.type) is list and not is_files:
+        parts = value if isinstance(value, list) else [value]
+        if len(parts) == 1 and isinstance(parts[0], str) and parts[0].startswith("[") and parts[0].endswith("]"):
+            parts = [parts[0][1:-1]]
+        value = [item for part in parts for item in _items(part)]
+    elif get_origin(setting.type) is dict and isinstance(value, str):
+        value = read_yaml(value, f"{source}: {name}")
+    try:
+        converted = msgspec.convert(value, setting.hint, strict=False)
+        if all(math.isfinite(number) for number in _floats(converted)):
+            return converted
+        problem = "Expected a finite number"
+    except msgspec.ValidationError as error:
+        problem = str(error)
+    shown = value[0] if isinstance(value, list) and len(value) == 1 else value
+    raise UsageError(f"{source}: {name}: {_expected(setting, problem)}, got {shown!r}{_near_choice(setting, shown)}")
+
+
+def _items(value: Any) -> list[Any]:
+    """`0.2, 1` is two items."""
+    if not isinstance(value, str):
+        return [value]
+    return [item.strip().strip("'\"") for item in value.split(",") if item.strip()]
+
+
+def _floats(value: Any) -> Iterator[float]:
+    """Every floating-point number in a value."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _floats(item)
+
+
+def _expected(setting: Setting, problem: str) -> str:
+    """msgspec's message, without the part that repeats the value, in the words of the setting where it has some."""
+    if literals := _literals(setting.type):
+        return f"expected one of {', '.join(literals)}"
+    if setting.meta.description:
+        return f"expected {setting.meta.description}"
+    what = problem.partition(", got")[0].partition(" - at")[0].replace("`", "").replace(" | null", "")
+    return what[0].lower() + what[1:]
+
+
+def _near_choice(setting: Setting, value: Any) -> str:
+    near = did_you_mean(str(value), _literals(setting.type), n=1)
+    return f"; {near}" if near else ""
+
+
+def _literals(hint: Any) -> list[str]:
+    """The words that a setting, or each item of its list, may be."""
+    if get_origin(hint) is list:
+        return _literals(_unwrap(get_args(hint)[0])[0])
+    return list(map(str, get_args(hint))) if get_origin(hint) is Literal else []
+
+
+def _unwrap(hint: Any) -> tuple[Any, msgspec.Meta]:
+    """Take `Annotated[…]` and `… | None` off a type; also gives the bounds."""
+    meta = msgspec.Meta()
+    while get_origin(hint) in (Annotated, Union, types.UnionType):
+        if get_origin(hint) is Annotated:
+            hint, meta = get_args(hint)[:2]
+        else:
+            hint = next(arg for arg in get_args(hint) if arg is not type(None))
+    return hint, meta
+
+
+def _check_written(files: Mapping[str, str | None]) -> None:
+    """Refuse what nobody can write, and two outputs in one file, before the work. Raises: UsageError."""
+    flags: dict[Path, str] = {}
+    for name, file in files.items():
+        if file is not None:
+            check_folders(file)
+            if (before := flags.setdefault(Path(file).resolve(), name)) != name:
+                raise UsageError(f"{_flag(name)} and {_flag(before)} both name {file}")
+
+
+def _assemble(settings_class: type[Settings], settings: Mapping[str, Setting], values: Mapping[str, Any]) -> Settings:
+    def of(section: str) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if settings[name].section == section}
+
+    try:
+        sections = {name: section(**of(name)) for name, section in _sections(settings_class)}
+        return settings_class(**of(""), **sections)
+    except ValueError as error:  # settings that contradict each other
+        raise UsageError(str(error)) from None
+
+
+def _sections(settings_class: type) -> list[tuple[str, type]]:
+    hints = get_type_hints(settings_class)
+    return [(name, hint) for name, hint in hints.items() if dataclasses.is_dataclass(hint)]  # type: ignore[misc]
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _take_config_files(argv: list[str]) -> tuple[list[Path], list[str]]:
-    files, rest, args = [], [], iter(argv)
-    for arg in args:
-        if arg == "--config":
-            files.append(find_config(next(args, "")))
-        elif arg.startswith("--config="):
-            files.append(find_config(arg.removeprefix("--config=")))
-        else:
-            rest.append(arg)
-    return files, rest
+def _is_required(setting: Setting) -> bool:
+    return setting.field.default is setting.field.default_factory is dataclasses.MISSING
 
 
-def _normalise_flags(argv: list[str], hints: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Every flag with dashes, every list with brackets; and the names of the settings that were given."""
-    spelled, given, name = [], [], ""
-    for arg in argv:
-        if arg.startswith("--"):
-            flag, equals, value = arg.partition("=")
-            flag = flag.replace("_", "-")
-            name = flag[2:].replace("-", "_")
-            if name not in hints and name.removeprefix("no_") in hints and hints[name.removeprefix("no_")] is bool:
-                name = name.removeprefix("no_")
-            if name not in hints and name != "help":
-                raise UsageError(f"{COMMAND_LINE}: unknown flag {flag}{_near(flag, [_flag(n) for n in hints])}")
-            given.append(name)
-            arg = f"{flag}={_bracket(value, hints.get(name))}" if equals else flag
-        else:
-            arg = _bracket(arg, hints.get(name))
-        spelled.append(arg)
-    return spelled, given
-
-
-def _bracket(value: Any, hint: Any) -> Any:
-    """`0.4` and `none,rot90` are lists where a list is wanted; strings are quoted, as `*` and `!` mean much in YAML."""
-    if get_origin(hint) is not list or isinstance(value, list):
-        return value
-    if not isinstance(value, str):
-        return [value]
-    if hint == list[str] and not value.startswith("["):
-        return json.dumps([item.strip() for item in value.split(",") if item.strip()])
-    return value if value.startswith("[") else f"[{value}]"
-
-
-def _read_yaml(file: Path, hints: dict[str, Any]) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{file}: expected lines 'key: value', got {type(values).__name__}")
-    for key in values:
-        if key not in hints:
-            raise UsageError(f"{file}: unknown key '{key}'{_near(str(key), list(hints))}")
-    return values
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else "; --help lists all"
-
-
-def _typed(parser: ArgumentParser, file: str, key: str, value: Any, hints: dict[str, Any]) -> Any:
-    if value is None:
-        raise UsageError(f"{file}: {key}: no value given (leave the line out for the default)")
-    try:
-        return parser.parse_object({key: _bracket(value, hints[key])}, defaults=False)[key]
-    except ArgumentError as error:
-        raise UsageError(_explain(error, file, hints, key)) from None
-
-
-def _explain(error: ArgumentError, source: str, hints: dict[str, Any], name: str = "") -> str:
-    """One line from a message of jsonargparse: `file: key: expected int, got 'x'`."""
-    message = " ".join(str(error).split())
-    key, value = re.search(r'key "(\w+)"', message), re.search(r"(?:Got|Given) value: (.*)$", message)
-    if not key or not value:
-        return f"{source}: {name}: {message}" if name else f"{source}: {message}"
-    hint = hints[key[1]]
-    if type(None) in get_args(hint):
-        hint = get_args(hint)[0]
-    expected = hint.__name__ if isinstance(hint, type) and not get_origin(hint) else str(hint)
-    expected = expected.replace("typing.", "")
-    if expected.startswith("Literal"):
-        expected = "one of " + expected.removeprefix("Literal[").removesuffix("]").replace("'", "")
-    return f"{source}: {key[1]}: expected {expected}, got '{value[1]}'{_near_choice(value[1], hint)}"
-
-
-def _near_choice(value: str, hint: Any) -> str:
-    choices = [choice for choice in getattr(hint, "__args__", ()) if isinstance(choice, str)]
-    near = difflib.get_close_matches(value, choices, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _check_bounds(source: str, setting: dataclasses.Field[Any], value: Any) -> None:
-    low, high = setting.metadata.get("low"), setting.metadata.get("high")
-    if value is None or ((low is None or value >= low) and (high is None or value <= high)):
-        return
-    wanted = f"at least {low}" if high is None else f"between {low} and {high}"
-    raise UsageError(f"{source}: {setting.name}: must be {wanted}, got {value}")
+def _spelled(setting: Setting) -> str:
+    return setting.field.metadata.get("positional", _flag(setting.field.name))

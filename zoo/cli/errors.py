@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from zoo.mishaps import is_out_of_memory
+from zoo.untrusted import printable
+
 USAGE, RUNTIME = 2, 1
 
 
@@ -32,21 +35,23 @@ def report(program: str, body: Callable[[], int]) -> int:
     of ours and keeps its traceback, as everything does with ZOO_TRACEBACK=1.
     """
     try:
-        return body()
-    except BrokenPipeError:  # the reader of our stdout has left
+        code = body()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of our stdout has all it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return RUNTIME
+        return 0
     except KeyboardInterrupt:
         return _fail(program, KeyboardInterrupt("interrupted"), 130)
     except (ValueError, FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         return _fail(program, error, USAGE)
     except OSError as error:
         return _fail(program, error, RUNTIME)
-    except (RuntimeError, MemoryError) as error:
-        if _out_of_memory(error):
+    except Exception as error:
+        if is_out_of_memory(error):
             what = ": ".join(filter(None, ("out of memory", str(error))))
             return _fail(program, MemoryError(f"{what}; lower --batch-size or --img-size"), RUNTIME)
-        if not type(error).__module__.startswith("zoo."):
+        if not (isinstance(error, RuntimeError) and type(error).__module__.startswith("zoo.")):
             raise
         return _fail(program, error, getattr(error, "exit_code", RUNTIME))
 
@@ -57,10 +62,5 @@ def _fail(program: str, error: BaseException, code: int) -> int:
     text = str(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    print(f"{program}: error: {' '.join(text.split())}", file=sys.stderr)
+    print(f"{program}: error: {printable(' '.join(text.split()))}", file=sys.stderr)
     return code
-
-
-def _out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return known or "can't allocate memory" in str(error)

@@ -1,72 +1,57 @@
-"""`zoo inspect CHECKPOINT|MODEL`: what a file or a network holds, and which branch of each block earns its place."""
+"""`zoo inspect CHECKPOINT|MODEL`: what a file or a network holds, its branches' shares, and where it is linear."""
 
-import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 import zoo
+from zoo.checkpoints.config import InspectConfig
 from zoo.cli.networks import open_network
 from zoo.reparam.shares import branch_shares
+from zoo.results.table import Column, Table
+from zoo.untrusted import printable
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Inspect; 0. The last line of stdout is one JSON object.
+def run(config: InspectConfig) -> dict[str, Any]:
+    """Inspect.
 
     Raises:
         CheckpointError, UnknownModelError: Neither a checkpoint nor the name of a network.
     """
-    options = _parser().parse_args(argv)
     facts: dict[str, Any] = {}
-    if Path(options.checkpoint).exists():
-        name, model, checkpoint, _ = open_network(options, options.block)
+    if Path(config.checkpoint).exists():
+        name, model, checkpoint, _ = open_network(config, config.block)
         facts = {key: value for key, value in checkpoint.metadata.items() if isinstance(value, str | int | float)}
     else:
-        name, built = options.checkpoint, {"num_classes": options.num_classes, "block": options.block}
+        name, built = config.checkpoint, {"num_classes": config.num_classes, "block": config.block}
         model = zoo.create_model(name, **built).eval()
-    result = {**facts, "model": name, **_contents(model)}
-    for key, value in result.items():
-        if key != "shares":
-            print(f"{key}: {value}")
-    print(_table(result["shares"]))
-    print(json.dumps(result))
-    return 0
-
-
-def _contents(model: nn.Module) -> dict[str, Any]:
     shares = branch_shares(model)
-    return {
-        "structure": "train" if shares else "deployed or plain",
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "blocks": len(shares),
-        "shares": shares,
-    }
+    result = {**facts, "model": name, "structure": "train" if shares else "deployed or plain"}
+    result |= {"params": sum(parameter.numel() for parameter in model.parameters()), "blocks": len(shares)}
+    for key, value in result.items():
+        print(printable(f"{key}: {value}"))
+    if shares:
+        print(_table(shares).text())
+    return result | {"shares": shares} | _linear(model)
 
 
-def _table(shares: dict[str, dict[str, float]]) -> str:
-    """One line a block, one column a branch: its share of the equivalent kernel in percent."""
-    branches = list(dict.fromkeys(branch for of_block in shares.values() for branch in of_block))
-    width = max([len(block) for block in shares] + [5])
-    lines = [f"{'block':{width}}" + "".join(f"  {branch:>8}" for branch in branches)] if shares else []
-    for block, of_block in shares.items():
-        cells = (f"{100 * of_block[b]:.1f}%" if b in of_block else "" for b in branches)
-        row = "".join(f"  {cell:>{max(8, len(branch))}}" for cell, branch in zip(cells, branches, strict=True))
-        lines.append(f"{block:{width}}{row}")
-    return "\n".join(lines)
+def _linear(model: nn.Module) -> dict[str, Any]:
+    """Fold a copy without proof, to show what is linear, what folding it saves, and what would be left and why."""
+    try:
+        _, report = zoo.deploy_with_report(model, verify=False)
+    except ValueError as error:
+        print(f"linear regions: not searched: {error}")
+        return {"regions": None, "left": {"": str(error)}}
+    columns = [Column("region", lambda region: region.name), Column("layers", lambda region: len(region.layers))]
+    print(Table(columns, report.regions).text(), report.summary(), sep="\n")
+    regions = {region.name: region.layers for region in report.regions}
+    return {"regions": regions, "left": report.left, "params_folded": report.params[1], "macs": report.macs}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="zoo inspect",
-        description="Show what a checkpoint or a network holds, and each branch's share of its block's equivalent "
-        "kernel (Frobenius norms). A network that is named, not loaded, has random weights.",
-    )
-    add = parser.add_argument
-    add("checkpoint", metavar="CHECKPOINT|MODEL", help="a file in any layout, or the name of a network")
-    add("--model", metavar="NAME", help="the network's name, if the checkpoint does not hold it")
-    add("--num-classes", type=int, metavar="N", help="its classes, if the checkpoint does not hold them")
-    add("--block", metavar="SET", help="the branch set it was built with, if the checkpoint does not hold it")
-    add("--ema", action="store_true", help="the averaged weights of a training checkpoint")
-    return parser
+def _table(shares: dict[str, dict[str, float]]) -> Table:
+    """One line a block, one column a branch: its share of the equivalent kernel."""
+    branches = dict.fromkeys(branch for of_block in shares.values() for branch in of_block)
+    columns = [Column("block", lambda row: row[0])]
+    columns += [Column(b, lambda row, b=b: row[1].get(b), lambda share: f"{100 * share:.1f}%") for b in branches]
+    return Table(columns, list(shares.items()))

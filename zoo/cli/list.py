@@ -1,56 +1,61 @@
 """`zoo list [PATTERN]`: the registered networks, what they cost, what was published of them."""
 
-import argparse
-import json
-import sys
+import fnmatch
 from typing import Any
 
-from zoo.cli.errors import UsageError, report
-from zoo.models.costs import costs
-from zoo.paper.tables import published
-from zoo.registry import list_models, model_entry
+from zoo.catalog import ListConfig, catalog, natural
+from zoo.cli.errors import UsageError
+from zoo.nearest import did_you_mean
+from zoo.results.table import Column, Table
+
+ORDERS = {
+    "name": lambda row: natural(row["name"]),
+    "family": lambda row: (row["family"], natural(row["name"])),
+    "params": lambda row: row["params"][1],
+    "macs": lambda row: row["macs"][1],
+    "top1": lambda row: -(row["top1"] or 0),
+}
+COLUMNS = [
+    Column("network", lambda row: row["name"]),
+    Column("family", lambda row: row["family"]),
+    Column("params, M", lambda row: millions(row["params"])),
+    Column("MACs, M", lambda row: millions(row["macs"])),
+    Column("top-1", lambda row: row["top1"]),
+    Column("weights", lambda row: "pretrained=True" if row["pretrained"] else row["weights"] or "none published"),
+    Column("source of top-1", lambda row: row["source"]),
+]
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print a line a network, then one JSON object; 0, or 2 if nothing matches."""
-    argv = sys.argv[1:] if argv is None else argv
-    return report("zoo list", lambda: _main(argv))
-
-
-def _main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="zoo list",
-        description="The registered networks: parameters and multiply-accumulates (for one image of the size the "
-        "network declares) train -> deployed, published top-1, where weights are. The last line is JSON.",
-    )
-    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern on the name, e.g. 'dbb_*'")
-    parser.add_argument("--count", action="store_true", help="count costs now instead of reading the bundled figures")
-    options = parser.parse_args(argv)
-
-    names = list_models(options.pattern)
+def run(config: ListConfig) -> dict[str, Any]:
+    """Print a line a network; the same as records. Raises: UsageError if nothing matches."""
+    names = fnmatch.filter(catalog(), config.pattern)
     if not names:
-        raise UsageError(f"no network matches {options.pattern!r}; `zoo list` shows all")
-    rows = []
-    width = max(map(len, names))
-    titles = f"{'network':{width}}  {'family':11}  {'params, M':>16}  {'MACs, M':>16}  {'top-1':>6}"
-    print(f"{titles}  weights; source of top-1")
-    for name in names:
-        row = describe(name, count=options.count)
-        rows.append(row)
-        print(_line(row, width), flush=True)
-    print(json.dumps({"networks": rows}))
-    return 0
+        near = did_you_mean(config.pattern, catalog(), "`zoo list` shows all")
+        raise UsageError(f"no network matches {config.pattern!r}; {near}")
+    rows = [catalog()[name] for name in names]
+    if config.family is not None:
+        known = {row["family"].lower(): row["family"] for row in rows}
+        if config.family.lower() not in known:
+            near = did_you_mean(config.family, known.values(), f"there are {', '.join(known.values())}", cutoff=0.4)
+            raise UsageError(f"no network of family {config.family!r} matches {config.pattern!r}; {near}")
+        rows = [row for row in rows if row["family"] == known[config.family.lower()]]
+    rows = sorted((describe(row["name"]) if config.count else row for row in rows), key=ORDERS[config.sort])
+    print(Table(COLUMNS, rows).text())
+    return {"networks": rows}
 
 
-def describe(name: str, *, count: bool = False) -> dict[str, Any]:
-    """What the listing says of one network; costs as (train, deployed)."""
+def describe(name: str) -> dict[str, Any]:
+    """The row of the catalog for a network, collected anew; costs, as (train, deployed), are counted."""
+    import zoo  # with torch, which reading the catalog does not need
+    from zoo.published.tables import published
+
     known = published(name)
-    params, macs = costs(name, count=count)
+    report = zoo.deploy_with_report(zoo.create_model(name, device="meta").eval())[1]
     return {
         "name": name,
-        "family": model_entry(name).family,
-        "params": params,
-        "macs": macs,
+        "family": zoo.model_entry(name).family,
+        "params": list(report.params),
+        "macs": list(report.macs),
         "top1": known.top1 if known else None,
         "source": known.source if known and known.top1 is not None else None,
         "weights": (known.weights.hub or known.weights.note or known.weights.url) if known else None,
@@ -58,9 +63,7 @@ def describe(name: str, *, count: bool = False) -> dict[str, Any]:
     }
 
 
-def _line(row: dict[str, Any], width: int) -> str:
-    params, macs = (f"{a / 1e6:.2f} -> {b / 1e6:.2f}" for a, b in (row["params"], row["macs"]))
-    top1 = "" if row["top1"] is None else str(row["top1"])
-    weights = "pretrained=True" if row["pretrained"] else row["weights"] or "none published"
-    source = f"; {row['source']}" if row["source"] else ""
-    return f"{row['name']:{width}}  {row['family']:11}  {params:>16}  {macs:>16}  {top1:>6}  {weights}{source}"
+def millions(change: list[int]) -> str:
+    """Train structure -> deployed."""
+    train, deployed = change
+    return f"{train / 1e6:.2f} -> {deployed / 1e6:.2f}"

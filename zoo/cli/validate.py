@@ -1,35 +1,21 @@
 """`validate.py`, `zoo validate`: score a network on a labelled image set."""
 
-import sys
 from typing import Any
 
-from zoo.atomic import atomic_write
-from zoo.cli.config import parse
-from zoo.cli.errors import check_folders, report
-from zoo.cli.results import check_results_file, csv_text, deliver, markdown, show_log
-from zoo.engine.config import ValidateConfig
+from zoo.cli.results import show_log, write_results, write_table
+from zoo.engine.config import JudgeConfig, ValidateConfig
 from zoo.engine.distributed import Processes
-from zoo.engine.evaluate import Predictions
 from zoo.engine.validate import validate
-
-DESCRIPTION = "Score a network on a labelled image set. The last line of stdout is JSON."
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Parse, evaluate, report; 0, or 2 for bad input, 1 for a mishap."""
-    argv = sys.argv[1:] if argv is None else argv
-    return report("validate.py", lambda: _main(argv))
+from zoo.results.scores import class_accuracy, confusion_matrix
+from zoo.results.table import Table
 
 
-def _main(argv: list[str]) -> int:
-    config = parse(ValidateConfig, argv, "validate.py", DESCRIPTION)
-    check_results_file(config.judge.results_file)
-    check_folders(config.judge.per_class, config.judge.confusion)
+def run(config: ValidateConfig) -> dict[str, Any] | None:
+    """Evaluate, print the scores, write the files; the results, from the first process only."""
     show_log()
-
     judgement = validate(config)
     if not Processes.from_environment().is_first:
-        return 0
+        return None
     rows: list[dict[str, Any]] = []
     judged = {"model": judgement.model} | ({"block": judgement.block} if judgement.block else {})
     for (name, distort), predictions in judgement.predictions.items():
@@ -37,18 +23,16 @@ def _main(argv: list[str]) -> int:
         if judgement.real_top1:
             row["real_top1"] = judgement.real_top1[name, distort]
         rows.append(row)
-    print(markdown(rows))
+    print(Table.of(rows).markdown())
     agreements = [
         {"weights": name, "distort": distort, **agreement.to_dict()}
         for (name, distort), agreement in judgement.agreements.items()
     ]
     if agreements:
-        print(markdown(agreements))
+        print(Table.of(agreements).markdown())
     first = next(iter(judgement.predictions.values()))
-    for path, table in ((config.judge.per_class, _per_class), (config.judge.confusion, _confusion)):
-        if path is not None:
-            with atomic_write(path) as temporary:
-                temporary.write_text(csv_text(table(first, judgement.classes)))
+    if config.judge.per_class or config.judge.confusion:
+        _write_classes(first.confusion(len(judgement.classes)).numpy(), judgement.classes, config.judge)
     results = {
         **judged,
         "checkpoint": config.model.checkpoint,
@@ -58,19 +42,19 @@ def _main(argv: list[str]) -> int:
         "rows": rows,
         "agreement": agreements,
     }
-    deliver(results, rows, config.judge.results_file)
-    return 0
+    return write_results(results, rows, config.judge.results_file)
 
 
-def _per_class(predictions: Predictions, classes: list[str]) -> list[dict[str, Any]]:
-    confusion = predictions.confusion(len(classes))
-    counts, correct = confusion.sum(1).tolist(), confusion.diagonal().tolist()
-    return [
-        {"class": i, "name": name, "count": n, "correct": hits, "top1": 100 * hits / n if n else None}
-        for i, (name, n, hits) in enumerate(zip(classes, counts, correct, strict=True))
-    ]
-
-
-def _confusion(predictions: Predictions, classes: list[str]) -> list[dict[str, Any]]:
-    table = predictions.confusion(len(classes)).tolist()
-    return [{"class": name, **dict(zip(classes, line, strict=True))} for name, line in zip(classes, table, strict=True)]
+def _write_classes(counts: Any, names: list[str], config: JudgeConfig) -> None:
+    """Write what was found class by class; `counts` is the confusion matrix."""
+    if config.confusion:
+        lines = zip(names, counts.tolist(), strict=True)
+        table = [{"class": name, **dict(zip(names, line, strict=True))} for name, line in lines]
+        write_table(table, lambda: confusion_matrix(counts, names), config.confusion)
+    if config.per_class:
+        found = zip(names, counts.sum(axis=1).tolist(), counts.diagonal().tolist(), strict=True)
+        classes = [
+            {"class": i, "name": name, "count": n, "correct": hits, "top1": 100 * hits / n if n else None}
+            for i, (name, n, hits) in enumerate(found)
+        ]
+        write_table(classes, lambda: class_accuracy(classes), config.per_class)

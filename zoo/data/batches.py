@@ -1,4 +1,4 @@
-"""What happens to a batch after the workers: normalising, and the augmentations of the float image."""
+"""Work on whole batches, after the workers: normalising, and the augmentations of the float image."""
 
 import torch
 from timm.data.random_erasing import RandomErasing
@@ -53,7 +53,7 @@ class ImageAugment:
 
     def __init__(self, transform: TrainTransform, seed: int) -> None:
         self.seed = seed
-        self.lighting = transform.pca_lighting
+        self.lighting = transform.lighting
         self.components = torch.tensor(PCA_VECTORS) * torch.tensor(PCA_VALUES) / torch.tensor(transform.std)[:, None]
         self.erase = None
         if transform.reprob > 0:

@@ -1,25 +1,10 @@
-"""What a dataset is here: labelled images with an index, and an error where one cannot be read."""
+"""Datasets: labelled images with an index, and an error where one cannot be read."""
 
-import struct
-import tarfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from PIL import Image
 from torch.utils.data import Dataset
-
-# What Pillow and tarfile raise on bytes that are no image, or not all of one.
-UNREADABLE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    tarfile.TarError,
-    Image.DecompressionBombError,
-)
 
 
 class BadImageError(ValueError):
@@ -27,7 +12,7 @@ class BadImageError(ValueError):
 
 
 class ImageSet(ABC, Dataset[tuple[Image.Image, int]]):
-    """Labelled images with an index. Reading an unreadable one raises one of `UNREADABLE`."""
+    """Labelled images with an index. Reading an unreadable one raises one of `zoo.runtime.pictures.UNREADABLE`."""
 
     classes: tuple[str, ...] | None = None
     """names of the classes in the order of their labels, if the source knows them"""
@@ -41,7 +26,7 @@ class ImageSet(ABC, Dataset[tuple[Image.Image, int]]):
 
     @abstractmethod
     def filename(self, index: int) -> str:
-        """What to call the image in a message."""
+        """Name an image for a message."""
 
 
 class Selection(ImageSet):

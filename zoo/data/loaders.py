@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from timm.data import IterableImageDataset
@@ -20,31 +21,94 @@ logger = logging.getLogger(__name__)
 Mixup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class TrainLoader:
-    """Yields (images, targets) of one epoch; made by `train_loader`."""
+class _Loader:
+    """What training and evaluation share: workers that read, normalising, and an account of what cannot be read."""
 
     def __init__(
         self,
-        fetch: DataLoader,
-        batches: TrainBatches,
-        normalize: Normalize,
-        augment: ImageAugment,
-        mixup: Mixup | None,
-        mix_key: tuple[int, ...],
+        samples: MapSamples | StreamSamples,
+        transform: TrainTransform | EvalTransform,
+        workers: int,
         max_bad_images: int,
+        device: torch.device | str,
+        channels_last: bool,
+        **batching: Any,
     ) -> None:
-        self.fetch, self.batches = fetch, batches
-        self.normalize, self.augment = normalize, augment
-        self.mixup, self.mix_key = mixup, mix_key
-        self.max_bad_images = max_bad_images
+        device = torch.device(device)
+        self.samples, self.max_bad_images = samples, max_bad_images
         self.bad_images: dict[str, str] = {}
         """unreadable images met so far in this process: name → why"""
+        self.normalize = Normalize(transform.mean, transform.std, device, channels_last)
+        if isinstance(samples, StreamSamples):
+            samples.dataset.set_loader_cfg(num_workers=workers)  # its length depends on it
+        self.fetch = DataLoader(
+            samples,
+            num_workers=workers,
+            persistent_workers=workers > 0 and isinstance(samples, MapSamples),
+            worker_init_fn=leave_signals_to_main,
+            collate_fn=collate,
+            pin_memory=device.type == "cuda",
+            **batching,
+        )
+
+    def read(self, start: int = 0, end: int | None = None) -> Iterator[Batch]:
+        """The batches as read; a stream, which cannot begin in the middle, is read on to where that is."""
+        streams = isinstance(self.samples, StreamSamples)
+        for batch in islice(read_stream(self.fetch), start, end) if streams else self.fetch:
+            account(batch.bad, self.bad_images, self.max_bad_images)
+            yield batch
+
+
+class TrainLoader(_Loader):
+    """Yields training batches: images float32 (B, 3, H, W) normalised, targets int64 (B,), on `device`.
+
+    `batch_size` is per process. Step s of an epoch reads the same world_size · batch_size images however many
+    processes share them, and each image looks the same. The last, incomplete global batch is left out.
+
+    Call `set_epoch(epoch, start_batch=0)` before iterating; `len(loader)` is the number of batches of a whole
+    epoch. `mixup` is timm's `Mixup` or anything (images, targets) → (images, targets); it runs seeded by the
+    step. An unreadable image is replaced by the next readable one, named in a warning and kept in `bad_images`.
+
+    A streaming dataset (wds/, hfids/, tfds/) has no index: its order is the reader's, its augmentation a
+    function of (seed, epoch, worker, position), and `start_batch` reads and drops what it leaves out.
+
+    Raises:
+        ValueError: the dataset is smaller than one global batch.
+        BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageSet | IterableImageDataset,
+        transform: TrainTransform,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        mixup: Mixup | None = None,
+        max_bad_images: int = 0,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
+    ) -> None:
+        if isinstance(dataset, IterableImageDataset):  # each process reads its own shards: nothing is shared out here
+            seed = derive_seed(seed, rank)
+            self.batches = TrainBatches(len(dataset), batch_size, seed)
+            samples = StreamSamples(dataset, transform.build(), seed)
+            batching: dict[str, Any] = {"batch_size": batch_size, "drop_last": True}
+        else:
+            self.batches = TrainBatches(len(dataset), batch_size, seed, rank, world_size)
+            samples = MapSamples(dataset, transform.build(), seed, min(max_bad_images + 1, len(dataset)))
+            batching = {"batch_sampler": self.batches}
+        super().__init__(samples, transform, workers, max_bad_images, device, channels_last, **batching)
+        self.augment, self.mixup, self.mix_key = ImageAugment(transform, seed), mixup, (seed, rank)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration, and the batch it begins with."""
         self.batches.set_epoch(epoch, start_batch)
-        if isinstance(self.fetch.dataset, StreamSamples):
-            self.fetch.dataset.set_epoch(epoch)
+        if isinstance(self.samples, StreamSamples):
+            self.samples.set_epoch(epoch)
             # Workers are seeded from it, and some readers shuffle by their worker's seed.
             self.fetch.generator = torch.Generator().manual_seed(derive_seed(*self.mix_key, epoch))
 
@@ -54,13 +118,8 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, start, end = self.batches.epoch, self.batches.start_batch, self.batches.num_batches
-        if isinstance(self.fetch.dataset, StreamSamples):  # it cannot begin in the middle: read on to where we were
-            fetched = islice(read_stream(self.fetch), start, end)
-        else:
-            fetched = self.fetch
         done = start
-        for step, batch in enumerate(fetched, start):
-            account(batch.bad, self.bad_images, self.max_bad_images)
+        for step, batch in enumerate(self.read(start, end), start):
             if len(batch.index) == 0:
                 raise BadImageError(f"none of the {self.batches.num_images} training images can be read")
             images = self.normalize(batch.images)
@@ -78,28 +137,46 @@ class TrainLoader:
             )
 
 
-class EvalLoader:
-    """Yields (images, targets, index) of this process's share, in order; made by `eval_loader`."""
+class EvalLoader(_Loader):
+    """Yields evaluation batches: (images, targets, index), the first two as in training, index int64 on the CPU.
+
+    Process r of w gets the images r, r + w, …: together each image exactly once, without padding, so
+    processes may differ by one batch and nothing inside the loop may wait for the others. `index` is negative for
+    streaming datasets.
+
+    An unreadable image is never scored: it is left out, named in a warning and kept in `bad_images`.
+
+    Raises:
+        BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
+    """
 
     def __init__(
         self,
-        fetch: DataLoader,
-        normalize: Normalize,
-        distort: Callable[[Tensor], Tensor],
-        max_bad_images: int,
+        dataset: ImageSet | IterableImageDataset,
+        transform: EvalTransform,
+        *,
+        batch_size: int,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        max_bad_images: int = 0,
+        device: torch.device | str = "cpu",
+        channels_last: bool = False,
     ) -> None:
-        self.fetch, self.normalize, self.distort = fetch, normalize, distort
-        self.max_bad_images = max_bad_images
-        self.bad_images: dict[str, str] = {}
-        """unreadable images met so far in this process, none of them scored: name → why"""
+        if isinstance(dataset, IterableImageDataset):
+            samples = StreamSamples(dataset, transform.build(), seed=0)
+            batching: dict[str, Any] = {"batch_size": batch_size}
+        else:
+            samples = MapSamples(dataset, transform.build(), seed=0, attempts=1)
+            batching = {"batch_sampler": EvalBatches(len(dataset), batch_size, rank, world_size)}
+        super().__init__(samples, transform, workers, max_bad_images, device, channels_last, **batching)
+        self.distort = DISTORTIONS[transform.distort]
 
     def __len__(self) -> int:
         return len(self.fetch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        streams = isinstance(self.fetch.dataset, StreamSamples)
-        for batch in read_stream(self.fetch) if streams else self.fetch:
-            account(batch.bad, self.bad_images, self.max_bad_images)
+        for batch in self.read():
             if len(batch.index) > 0:
                 images = self.distort(self.normalize(batch.images))
                 yield images, batch.targets.to(images.device, non_blocking=True), batch.index
@@ -114,6 +191,8 @@ def read_stream(fetch: DataLoader) -> Iterator[Batch]:
     try:
         yield from fetch
     except (RuntimeError, OSError) as error:
+        if str(error).startswith("DataLoader worker"):  # it did not fail, it was killed
+            raise
         last = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise ValueError(f"the stream of images failed: {last}") from error
 
@@ -134,115 +213,3 @@ def account(new: tuple[BadImage, ...], known: dict[str, str], limit: int) -> Non
                 f"or allow more than {limit} with --max-bad-images"
             )
         logger.warning("unreadable image %s (%s), number %d of at most %d", name, reason, len(known), limit)
-
-
-def train_loader(
-    dataset: ImageSet | IterableImageDataset,
-    transform: TrainTransform,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    mixup: Mixup | None = None,
-    max_bad_images: int = 0,
-    device: torch.device | str = "cpu",
-    channels_last: bool = False,
-) -> TrainLoader:
-    """A loader of training batches: images float32 (B, 3, H, W) normalised, targets int64 (B,), on `device`.
-
-    `batch_size` is per process. Step s of an epoch reads the same world_size · batch_size images however many
-    processes share them, and each image looks the same. The last, incomplete global batch is left out.
-
-    Call `set_epoch(epoch, start_batch=0)` before iterating; `len(loader)` is the number of batches of a whole
-    epoch. `mixup` is timm's `Mixup` or anything (images, targets) → (images, targets); it runs seeded by the
-    step. An unreadable image is replaced by the next readable one, named in a warning and kept in
-    `loader.bad_images`.
-
-    A streaming dataset (wds/, hfids/, tfds/) has no index: its order is the reader's, its augmentation a
-    function of (seed, epoch, worker, position), and `start_batch` reads and drops what it leaves out.
-
-    Raises:
-        ValueError: the dataset is smaller than one global batch.
-        BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
-    """
-    device = torch.device(device)
-    if isinstance(dataset, IterableImageDataset):
-        seed = derive_seed(seed, rank)  # each process reads its own shards: nothing is shared out here
-        batches = TrainBatches(len(dataset), batch_size, seed)
-        fetch = _stream(dataset, transform, seed, batch_size, True, workers, device)
-    else:
-        batches = TrainBatches(len(dataset), batch_size, seed, rank, world_size)
-        attempts = min(max_bad_images + 1, len(dataset))
-        fetch = _fetch(MapSamples(dataset, transform.build(), seed, attempts), batches, workers, device)
-    normalize = Normalize(transform.mean, transform.std, device, channels_last)
-    augment = ImageAugment(transform, seed)
-    return TrainLoader(fetch, batches, normalize, augment, mixup, (seed, rank), max_bad_images)
-
-
-def eval_loader(
-    dataset: ImageSet | IterableImageDataset,
-    transform: EvalTransform,
-    *,
-    batch_size: int,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    max_bad_images: int = 0,
-    device: torch.device | str = "cpu",
-    channels_last: bool = False,
-) -> EvalLoader:
-    """A loader of evaluation batches: (images, targets, index), the first two as in training, index int64 on
-    the CPU.
-
-    Process r of w gets the images r, r + w, …: together each image exactly once, without padding, so
-    processes may differ by one batch and nothing inside the loop may wait for the others. `index` is -1 for
-    streaming datasets.
-
-    An unreadable image is never scored: it is left out, named in a warning and kept in `loader.bad_images`.
-
-    Raises:
-        BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
-    """
-    device = torch.device(device)
-    if isinstance(dataset, IterableImageDataset):
-        fetch = _stream(dataset, transform, 0, batch_size, False, workers, device)
-    else:
-        batches = EvalBatches(len(dataset), batch_size, rank, world_size)
-        fetch = _fetch(MapSamples(dataset, transform.build(), 0, 1), batches, workers, device)
-    normalize = Normalize(transform.mean, transform.std, device, channels_last)
-    return EvalLoader(fetch, normalize, DISTORTIONS[transform.distort], max_bad_images)
-
-
-def _fetch(samples: MapSamples, batches: TrainBatches | EvalBatches, workers: int, device: torch.device) -> DataLoader:
-    return DataLoader(
-        samples,
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=leave_signals_to_main,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )
-
-
-def _stream(
-    dataset: IterableImageDataset,
-    transform: TrainTransform | EvalTransform,
-    seed: int,
-    batch_size: int,
-    drop_last: bool,
-    workers: int,
-    device: torch.device,
-) -> DataLoader:
-    dataset.set_loader_cfg(num_workers=workers)  # its length depends on it
-    return DataLoader(
-        StreamSamples(dataset, transform.build(), seed),
-        batch_size=batch_size,
-        drop_last=drop_last,
-        num_workers=workers,
-        worker_init_fn=leave_signals_to_main,
-        collate_fn=collate,
-        pin_memory=device.type == "cuda",
-    )

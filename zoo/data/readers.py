@@ -1,5 +1,8 @@
-"""The two kinds of indexed sources besides the bundled one: timm's readers and torchvision's datasets."""
+"""The indexed sources besides the bundled one: files in folders, timm's readers and torchvision's datasets."""
 
+import os
+import stat
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
@@ -8,8 +11,28 @@ from timm.data.readers.reader import Reader
 from zoo.data.image_sets import ImageSet
 
 
+class FolderImages(ImageSet):
+    """Image files, each with its label."""
+
+    def __init__(self, files: Sequence[tuple[str, int]], classes: tuple[str, ...]) -> None:
+        self.files, self.classes = files, classes
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.files[index]
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO waits for its writer, for ever
+            raise OSError("not a regular file")
+        with Image.open(path) as image:
+            return image.convert("RGB"), label
+
+    def filename(self, index: int) -> str:
+        return self.files[index][0]
+
+
 class ReaderImages(ImageSet):
-    """Images behind one of timm's readers: a folder, a tar file, or a Hugging Face dataset on disk.
+    """Images behind one of timm's readers: a tar file, or a Hugging Face dataset on disk.
 
     timm's own dataset replaces an unreadable image by the next one, in validation too; this one lets the
     error out.
@@ -17,8 +40,7 @@ class ReaderImages(ImageSet):
 
     def __init__(self, reader: Reader) -> None:
         self.reader: Any = reader
-        # timm's folder reader has the first name, its tar reader the second.
-        labels = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+        labels = getattr(reader, "class_name_to_idx", None)  # of tar files
         self.classes = tuple(sorted(labels, key=labels.get)) if labels else None
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Which images a process reads in which step: batch samplers that resume and that every rank agrees on."""
+"""Batch samplers: which images a process reads in which step. They resume, and every process agrees on them."""
 
 from collections.abc import Iterator
 

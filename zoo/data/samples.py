@@ -1,4 +1,4 @@
-"""What a worker does: read an image, augment it under its own seed, collate a uint8 batch."""
+"""The work of a loader's worker: read an image, augment it under its own seed, collate a uint8 batch."""
 
 import os
 import signal
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from PIL import UnidentifiedImageError
 from timm.data import IterableImageDataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from zoo.data.image_sets import UNREADABLE, ImageSet
+from zoo.data.image_sets import ImageSet
 from zoo.data.samplers import SampleKey
 from zoo.data.seeding import seeded
 from zoo.data.transforms import ImageTransform
+from zoo.runtime.pictures import UNREADABLE, reason
 
 BadImage = tuple[str, str]
 """(name of an unreadable image, why)"""
@@ -56,7 +56,7 @@ class MapSamples(Dataset[Sample]):
             try:
                 image, target = self.dataset[candidate]
             except UNREADABLE as error:
-                bad.append((self.dataset.filename(candidate), _reason(error)))
+                bad.append((self.dataset.filename(candidate), reason(error)))
                 continue
             with seeded(self.seed, epoch, index):
                 return Sample(self.transform(image), target, index, tuple(bad))
@@ -90,6 +90,7 @@ class StreamSamples(IterableDataset[Sample]):
 def leave_signals_to_main(worker: int) -> None:
     """Workers outlive a signal to the whole process group: the main process finishes its step, then ends them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere SIGTERM ends a worker, whoever sent it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_main, daemon=True).start()
@@ -112,9 +113,3 @@ def collate(samples: list[Sample]) -> Batch:
         torch.tensor([sample.index for sample in readable], dtype=torch.int64),
         tuple(bad for sample in samples for bad in sample.bad),
     )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # Pillow's text repeats the path
-        return "not an image"
-    return (str(error) or type(error).__name__).splitlines()[0]

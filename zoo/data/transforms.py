@@ -1,4 +1,4 @@
-"""What happens to an image: lists of named operations, configured by two dataclasses.
+"""Image transforms: lists of named operations, configured by two dataclasses.
 
 Operations on PIL images come from timm and torchvision and run in the workers; an image leaves them as uint8.
 Normalising, PCA lighting and random erasing follow on the batch, in float32 (`zoo/data/batches.py`).
@@ -14,7 +14,9 @@ from PIL import Image
 from timm.data.auto_augment import AugmentOp, posterize
 from timm.data.constants import DEFAULT_CROP_PCT, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torchvision.transforms import Compose
+from torchvision.transforms import Compose, RandomCrop
+
+from zoo.settings import Augmentation
 
 ImageTransform = Callable[[Image.Image], Tensor]
 
@@ -29,11 +31,11 @@ DISTORTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(kw_only=True)
-class TrainTransform:
-    """Training-time augmentation; the names are timm's.
+class TrainTransform(Augmentation):
+    """Training-time augmentation at a size, for images of which mean and spread are known.
 
-    Order: random resized crop, flips, AutoAugment or colour jitter, then on the float image lighting,
-    normalising and erasing. As in timm, a policy `aa` switches the colour jitter off, unless it is "3a"
+    Order: random resized crop, crop of the padded image, flips, AutoAugment or colour jitter, then on the float image
+    lighting, normalising and erasing. As in timm, a policy `aa` switches the colour jitter off, unless it is "3a"
     (3-Augment).
     """
 
@@ -43,46 +45,25 @@ class TrainTransform:
     """per-channel mean of images in [0, 1]"""
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD
     """per-channel standard deviation of images in [0, 1]"""
-    interpolation: str = "bilinear"
-    """resampling: bilinear, bicubic, or random (one of the two per image)"""
-    scale: tuple[float, float] = (0.08, 1.0)
-    """range of the crop's share of the image area"""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """range of the crop's aspect ratio"""
-    hflip: float = 0.5
-    """probability of a horizontal flip"""
-    vflip: float = 0.0
-    """probability of a vertical flip"""
-    color_jitter: float | tuple[float, ...] = 0.0
-    """brightness, contrast and saturation (one number), or three or four (with hue) numbers"""
-    aa: str | None = None
-    """policy in timm's notation: original, rand-m9-mstd0.5-inc1, …"""
-    reprob: float = 0.0
-    """probability of random erasing"""
-    remode: str = "const"
-    """fill of the erased box: const (the mean), rand (one colour), pixel (noise per pixel)"""
-    recount: int = 1
-    """number of erased boxes"""
-    pca_lighting: float = 0.0
-    """standard deviation of AlexNet's PCA lighting (0.1 in the paper); 0 is off"""
 
     def build(self) -> ImageTransform:
         """PIL RGB image → uint8 tensor (3, img_size, img_size); draws from the global generators.
 
         Raises: ValueError if timm does not know the policy or takes no such jitter.
         """
-        jitter: Any = self.color_jitter or None  # timm's annotation leaves out None, which means no jitter
+        jitter: Any = self.color_jitter[0] if len(self.color_jitter) == 1 else tuple(self.color_jitter)
+        jitter = jitter or None  # timm's annotation leaves out None, which means no jitter
         try:
             transform = timm.data.create_transform(
                 self.img_size,
                 is_training=True,
-                scale=self.scale,
-                ratio=self.ratio,
+                scale=(self.scale[0], self.scale[1]),
+                ratio=(self.ratio[0], self.ratio[1]),
                 hflip=self.hflip,
                 vflip=self.vflip,
                 color_jitter=jitter,
                 auto_augment=self.aa,
-                interpolation=self.interpolation,
+                interpolation=self.train_interpolation,
                 mean=self.mean,  # AutoAugment fills with it
                 std=self.std,
                 use_prefetcher=True,  # leave the image uint8
@@ -90,6 +71,8 @@ class TrainTransform:
         except AssertionError as error:  # so timm refuses
             raise ValueError(f"timm takes no aa {self.aa!r} with color_jitter {jitter}: {error}") from error
         assert isinstance(transform, Compose)
+        if self.crop_padding:
+            transform.transforms.insert(1, RandomCrop(self.img_size, self.crop_padding))
         for operation in _operations(transform):
             if operation.aug_fn is posterize:
                 operation.aug_fn = _posterize
@@ -97,7 +80,7 @@ class TrainTransform:
 
 
 def _operations(transform: Compose) -> Iterator[AugmentOp]:
-    """What a policy draws from: the operations of RandAugment and AugMix, the sub-policies' of AutoAugment."""
+    """Yield the operations a policy draws from: RandAugment's and AugMix's own, those of AutoAugment's sub-policies."""
     for step in transform.transforms:
         for group in getattr(step, "policy", None) or [getattr(step, "ops", ())]:
             yield from group

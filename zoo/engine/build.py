@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-import torch
 from timm.data import Mixup
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -16,12 +15,13 @@ from zoo.data import (
     TrainLoader,
     TrainTransform,
     create_dataset,
-    eval_loader,
     spread,
-    train_loader,
 )
 from zoo.engine.config import AugmentConfig, DataConfig, ModelConfig, TrainConfig, ValidateConfig
 from zoo.engine.distributed import Processes
+from zoo.engine.hardware import choose_workers
+from zoo.network import input_size, preprocessing
+from zoo.settings import Augmentation
 
 STREAMS = ("wds", "hfids", "tfds")
 
@@ -42,7 +42,7 @@ def open_dataset(config: DataConfig, train: bool, seed: int = 0) -> Any:
 
 
 def count_classes(config: ModelConfig, dataset: Any) -> int:
-    """What --num-classes says, else the dataset, else 1000. Raises: ValueError if the dataset has more."""
+    """Count the classes: --num-classes, else the dataset's, else 1000. Raises: ValueError if the dataset has more."""
     found = len(getattr(dataset, "classes", None) or ())  # streams do not know
     if config.num_classes is not None and found > config.num_classes:
         raise ValueError(f"num_classes: the dataset has {found} classes, --num-classes is {config.num_classes}")
@@ -70,61 +70,49 @@ def build_network(config: ModelConfig, num_classes: int) -> nn.Module:
         raise ValueError(f"model_kwargs: {config.model} does not take them: {error}") from error
 
 
-def preprocessing(network: nn.Module) -> dict[str, Any]:
-    """What a network says about its input in timm's `pretrained_cfg`; empty if it has none."""
-    cfg = getattr(network, "pretrained_cfg", None) or {}
-    cfg = cfg if isinstance(cfg, dict) else cfg.to_dict()
-    return {key: value for key, value in cfg.items() if value is not None}
-
-
 def train_size(data: DataConfig, network: nn.Module) -> int:
-    """Side of the training images in pixels: as configured, else the network's, else 224."""
-    return data.img_size or preprocessing(network).get("input_size", (3, 224, 224))[-1]
+    """Return the side of the training images in pixels: as configured, else the network's."""
+    return data.img_size or preprocessing(network)["input_size"][-1]
 
 
 def eval_transform(data: DataConfig, network: nn.Module, distort: str = "none") -> EvalTransform:
-    """Test-time preprocessing: the configuration's; where that is silent, the network's, at its test size."""
-    own = preprocessing(network)
-    colours: dict[str, Any] = {key: tuple(own[key]) for key in ("mean", "std") if key in own}
-    size, crop_pct = data.eval_img_size or data.img_size, own.get("crop_pct", 0.875)
-    if size is None:
-        size = own.get("test_input_size", own.get("input_size", (3, 224, 224)))[-1]
-        crop_pct = own.get("test_crop_pct", crop_pct)
+    """Choose the test-time preprocessing: the configuration's; where that is silent, the network's at its test size."""
+    size = data.eval_img_size or data.img_size
+    own = preprocessing(network, test=size is None)
     return EvalTransform(
-        img_size=size,
-        crop_pct=data.crop_pct or crop_pct,
-        crop_mode=own.get("crop_mode", "center"),
-        interpolation=data.interpolation or own.get("interpolation", "bilinear"),
+        img_size=size or own["input_size"][-1],
+        crop_pct=data.crop_pct or own["crop_pct"],
+        crop_mode=own["crop_mode"],
+        interpolation=data.interpolation or own["interpolation"],
+        mean=tuple(own["mean"]),
+        std=tuple(own["std"]),
         distort=distort,
-        **colours,
     )
+
+
+def images_of_run(data: DataConfig, network: nn.Module, dataset: Any) -> dict[str, Any]:
+    """Collect what a network trained with these settings will say of its images and classes."""
+    channels = input_size(network)[0]
+    side, cut = train_size(data, network), eval_transform(data, network)
+    other = cut.img_size != side
+    said = {
+        "input_size": (channels, side, side),
+        "test_input_size": (channels, cut.img_size, cut.img_size) if other else None,
+        "crop_pct": cut.crop_pct,
+        "test_crop_pct": cut.crop_pct if other else None,
+        "interpolation": cut.interpolation,
+    }
+    names = getattr(dataset, "classes", None)  # streams do not know
+    return said | ({"class_names": tuple(map(str, names))} if names else {})
 
 
 def train_transform(data: DataConfig, augment: AugmentConfig, network: nn.Module) -> TrainTransform:
-    """Training-time augmentation."""
+    """Training-time augmentation with the network's size, mean and spread."""
     own = preprocessing(network)
-    jitter = augment.color_jitter
+    settings = {field.name: getattr(augment, field.name) for field in dataclasses.fields(Augmentation)}
     return TrainTransform(
-        img_size=train_size(data, network),
-        interpolation=augment.train_interpolation,
-        scale=_pair("scale", augment.scale),
-        ratio=_pair("ratio", augment.ratio),
-        hflip=augment.hflip,
-        vflip=augment.vflip,
-        color_jitter=jitter[0] if len(jitter) == 1 else tuple(jitter),
-        aa=augment.aa,
-        reprob=augment.reprob,
-        remode=augment.remode,
-        recount=augment.recount,
-        pca_lighting=augment.lighting,
-        **{key: tuple(own[key]) for key in ("mean", "std") if key in own},
+        **settings, img_size=train_size(data, network), mean=tuple(own["mean"]), std=tuple(own["std"])
     )
-
-
-def _pair(key: str, values: list[float]) -> tuple[float, float]:
-    if len(values) != 2 or not 0 < values[0] <= values[1]:
-        raise ValueError(f"{key}: must be two numbers, 0 < low <= high, got {values}")
-    return values[0], values[1]
 
 
 def settings_at(config: TrainConfig, epoch: int) -> tuple[DataConfig, AugmentConfig]:
@@ -149,7 +137,6 @@ def make_train_loader(
     network: nn.Module,
     num_classes: int,
     processes: Processes,
-    device: torch.device,
 ) -> TrainLoader:
     """The loader of the training batches with the settings of an epoch."""
     data, augment = settings_at(config, epoch)
@@ -165,17 +152,17 @@ def make_train_loader(
             label_smoothing=augment.smoothing,
             num_classes=num_classes,
         )
-    return train_loader(
+    return TrainLoader(
         dataset,
         train_transform(data, augment, network),
         batch_size=data.batch_size,
-        workers=data.workers,
+        workers=choose_workers(data.workers, processes.local_world_size),
         seed=config.run.seed,
         rank=processes.rank,
         world_size=processes.world_size,
         mixup=mixup,
         max_bad_images=data.max_bad_images,
-        device=device,
+        device=processes.device,
         channels_last=config.hardware.channels_last,
     )
 
@@ -185,19 +172,18 @@ def make_eval_loader(
     dataset: Any,
     network: nn.Module,
     processes: Processes,
-    device: torch.device,
     distort: str = "none",
 ) -> EvalLoader:
     """The loader of the validation batches: each image once over all processes."""
-    return eval_loader(
+    return EvalLoader(
         dataset,
         eval_transform(config.data, network, distort),
         batch_size=config.data.eval_batch_size or config.data.batch_size,
-        workers=config.data.workers,
+        workers=choose_workers(config.data.workers, processes.local_world_size),
         rank=processes.rank,
         world_size=processes.world_size,
         max_bad_images=config.data.max_bad_images,
-        device=device,
+        device=processes.device,
         channels_last=config.hardware.channels_last,
     )
 

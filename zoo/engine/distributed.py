@@ -1,10 +1,12 @@
 """Several processes, one run: torchrun starts them, DDP averages their gradients."""
 
 import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
+from types import MethodType
 from typing import Any
 
 import torch
@@ -12,12 +14,11 @@ import torch.distributed as dist
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 
-from zoo.engine.messages import first_line
-from zoo.reparam.fold import NORM_FORWARDS
+from zoo.mishaps import first_line
 
 
 class WorkerLostError(RuntimeError):
-    """Another process of the run is gone or did not answer in time."""
+    """Another process of the run is gone, never came, or did not answer in time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Processes:
     local_rank: int = 0
     world_size: int = 1
     local_world_size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """where this one computes"""
 
     @property
     def is_first(self) -> bool:
@@ -40,8 +43,8 @@ class Processes:
 
     @classmethod
     def from_environment(cls) -> "Processes":
-        """What torchrun says; alone if it says nothing."""
-        value = {name: int(os.environ.get(name.upper(), default)) for name, default in DEFAULTS.items()}
+        """Read what torchrun says; one process alone if it says nothing."""
+        value: dict[str, Any] = {name: int(os.environ.get(name.upper(), default)) for name, default in DEFAULTS.items()}
         return cls(**value)
 
 
@@ -49,27 +52,32 @@ DEFAULTS = {"rank": 0, "local_rank": 0, "world_size": 1, "local_world_size": 1}
 
 
 @contextmanager
-def joined(processes: Processes, device: torch.device, timeout: int) -> Iterator[None]:
+def joined(processes: Processes, timeout: int) -> Iterator[None]:
     """The process group of the run (NCCL on GPUs, gloo else) for the time of the block.
 
-    Raises: WorkerLostError, from any collective inside, when another process is lost.
+    Raises: WorkerLostError when another process is lost, be it before it joined, or one that loads data.
     """
-    if not processes.distributed:
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
     try:
+        if processes.distributed:
+            on_gpu = processes.device.type == "cuda"
+            if on_gpu:
+                torch.cuda.set_device(processes.device)
+            dist.init_process_group("nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
         yield
-    except RuntimeError as error:
-        if not _is_lost_peer(error):
-            raise
-        raise WorkerLostError(
-            f"process {processes.rank}: lost another process of the run ({first_line(error)})"
-        ) from error
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # The last two: a batch was under way from the loader's process to this one when it ended.
+        if not isinstance(error, RuntimeError) or str(error).startswith("DataLoader worker"):
+            with suppress(ValueError):  # only the main thread has handlers
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would raise again as the others end
+            remedy = "if memory ran out, lower --workers or --batch-size"
+            raise WorkerLostError(f"lost a process that loads data ({first_line(error)}): {remedy}") from error
+        if processes.distributed and _is_lost_peer(error):
+            lost = f"process {processes.rank}: lost another process of the run ({first_line(error)})"
+            raise WorkerLostError(lost) from error
+        raise
     finally:
-        dist.destroy_process_group()
+        if processes.distributed and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _is_lost_peer(error: RuntimeError) -> bool:
@@ -84,11 +92,11 @@ def _is_lost_peer(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
-def all_sum(values: list[float], processes: Processes, device: torch.device) -> list[float]:
+def all_sum(values: list[float], processes: Processes) -> list[float]:
     """Sum each of a few numbers over the processes, in float64."""
     if not processes.distributed:
         return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    tensor = torch.tensor(values, dtype=torch.float64, device=processes.device)
     dist.all_reduce(tensor)
     return tensor.tolist()
 
@@ -118,40 +126,36 @@ class _AllReduceSum(torch.autograd.Function):
         return grad
 
 
-class CpuSyncBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of all processes' batches together.
+def synchronised_forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """What a BatchNorm2d answers in training with the statistics of all processes' batches together.
 
-    torch's SyncBatchNorm refuses CPU tensors; this one lets the same recipe run (and be tested) over gloo.
-    Mean first, then the mean square distance from it, so that nothing cancels. Folds as any BatchNorm2d does.
+    torch's SyncBatchNorm refuses CPU tensors; this lets the same recipe run (and be tested) over gloo.
+    Mean first, then the mean square distance from it, so that nothing cancels.
     """
-
-    def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not dist.is_initialized():
-            return super().forward(input)
-        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
-        x, axes = input.to(self.running_mean.dtype), (0, 2, 3)
-        total = _AllReduceSum.apply(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])]))
-        assert isinstance(total, Tensor)
-        count = total[-1].detach()
-        centred = x - (total[:-1] / count)[:, None, None]
-        square = _AllReduceSum.apply(centred.square().sum(axes))
-        assert isinstance(square, Tensor)
-        with torch.no_grad():
-            self.running_mean.lerp_(total[:-1] / count, self.momentum)
-            self.running_var.lerp_(square / (count - 1), self.momentum)
-            if self.num_batches_tracked is not None:
-                self.num_batches_tracked.add_(1)
-        y = centred * torch.rsqrt(square / count + self.eps)[:, None, None]
-        if self.affine:
-            y = y * self.weight[:, None, None] + self.bias[:, None, None]
-        return y.to(input.dtype)
-
-
-NORM_FORWARDS.add(CpuSyncBatchNorm2d.forward)  # in eval mode BatchNorm2d's own
+    if not norm.training or not dist.is_initialized():
+        return nn.BatchNorm2d.forward(norm, x)
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
+    dtype, axes = x.dtype, (0, 2, 3)
+    x = x.to(norm.running_mean.dtype)
+    total = _AllReduceSum.apply(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])]))
+    assert isinstance(total, Tensor)
+    count = total[-1].detach()
+    centred = x - (total[:-1] / count)[:, None, None]
+    square = _AllReduceSum.apply(centred.square().sum(axes))
+    assert isinstance(square, Tensor)
+    with torch.no_grad():
+        norm.running_mean.lerp_(total[:-1] / count, norm.momentum)
+        norm.running_var.lerp_(square / (count - 1), norm.momentum)
+        if norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.add_(1)
+    y = centred * torch.rsqrt(square / count + norm.eps)[:, None, None]
+    if norm.affine:
+        y = y * norm.weight[:, None, None] + norm.bias[:, None, None]
+    return y.to(dtype)
 
 
 def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every BatchNorm2d by one whose statistics are over all processes.
+    """Let every BatchNorm2d train with statistics over all processes; on the CPU it stays the module that it is.
 
     Raises: ValueError on CPU for timm's fused BatchNorm-activation layers, which only GPUs can synchronise.
     """
@@ -162,5 +166,5 @@ def synchronise_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
             continue
         if type(module) is not nn.BatchNorm2d or module.momentum is None or not module.track_running_stats:
             raise ValueError(f"sync_bn: {path} ({type(module).__name__}) can be synchronised on GPUs only")
-        module.__class__ = CpuSyncBatchNorm2d  # same parameters and buffers, another forward
+        module.forward = MethodType(synchronised_forward, module)
     return model

@@ -1,22 +1,23 @@
 """Predictions of networks over a whole set, each image exactly once however many processes share it."""
 
 import contextlib
-import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.compare import Agreement
 from zoo.engine.distributed import Processes, all_sum, gather
 from zoo.engine.hardware import autocast
-from zoo.engine.loss import full_precision, main_output
+from zoo.engine.loss import full_precision
+from zoo.network import main_output
 
 
 @dataclass(kw_only=True)
 class Predictions:
-    """What a network answered to every image of a set, in the order of the set."""
+    """A network's answers to every image of a set, in the order of the set."""
 
     index: Tensor
     """position of the image in the set, (N,); -1 in streams"""
@@ -60,40 +61,6 @@ class Predictions:
         return {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
 
 
-@dataclass(kw_only=True)
-class Agreement:
-    """Two networks' answers to the same images."""
-
-    count: int = 0
-    same_top1: int = 0
-    """images on which both have the same most probable class"""
-    max_relative_difference: float = 0.0
-    """largest |difference of logits| over the largest |logit|, over all images"""
-
-    @property
-    def identical(self) -> bool:
-        """Both name the same class for every image."""
-        return self.same_top1 == self.count
-
-    def to_dict(self) -> dict[str, float | int | bool]:
-        return {
-            "count": self.count,
-            "same_top1": self.same_top1,
-            "identical_top1": self.identical,
-            "max_relative_difference": self.max_relative_difference,
-        }
-
-
-@dataclass
-class _Tally:
-    """One network's answers so far, in this process."""
-
-    index: list[Tensor] = field(default_factory=list)
-    targets: list[Tensor] = field(default_factory=list)
-    classes: list[Tensor] = field(default_factory=list)
-    loss: float = 0.0
-
-
 def evaluate(
     networks: dict[str, nn.Module],
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
@@ -112,20 +79,21 @@ def evaluate(
     Returns: the predictions of each network and the agreement of each pair, over all processes.
     """
     processes = processes or Processes()
-    tallies = {name: _Tally() for name in networks}
+    answers: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {name: [] for name in networks}
+    losses = dict.fromkeys(networks, 0.0)
     agreements = {pair: Agreement() for pair in compare}
-    device = torch.device("cpu")
     with torch.inference_mode(), eval_mode(networks.values()):
         for images, targets, index in batches:
-            device = images.device
-            with autocast(device, dtype):
+            with autocast(images.device, dtype):
                 outputs = {name: full_precision(main_output(network(images))) for name, network in networks.items()}
             for name, logits in outputs.items():
-                _count(tallies[name], logits, targets, index)
-            for (one, other), agreement in agreements.items():
-                _compare(agreement, outputs[one], outputs[other])
-    predictions = {name: _collect(tally, processes, device) for name, tally in tallies.items()}
-    return predictions, {pair: _sum(agreement, processes) for pair, agreement in agreements.items()}
+                losses[name] += float(F.cross_entropy(logits, targets, reduction="sum"))
+                best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+                answers[name].append((index.cpu(), targets.cpu(), best.cpu()))
+            for one, other in agreements:
+                agreements[one, other] += Agreement.of(outputs[other], outputs[one])
+    predictions = {name: _collect(answers[name], losses[name], processes) for name in networks}
+    return predictions, {pair: sum(gather(own, processes), Agreement()) for pair, own in agreements.items()}
 
 
 @contextlib.contextmanager
@@ -141,37 +109,12 @@ def eval_mode(networks: Iterable[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
-def _count(tally: _Tally, logits: Tensor, targets: Tensor, index: Tensor) -> None:
-    tally.loss += float(F.cross_entropy(logits, targets, reduction="sum"))
-    tally.classes.append(logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu())
-    tally.targets.append(targets.cpu())
-    tally.index.append(index.cpu())
-
-
-def _compare(agreement: Agreement, one: Tensor, other: Tensor) -> None:
-    scale = float(one.abs().max())
-    difference = float((one - other).abs().max()) / (scale or 1.0)
-    agreement.count += len(one)
-    agreement.same_top1 += int((one.argmax(1) == other.argmax(1)).sum())
-    agreement.max_relative_difference = max(agreement.max_relative_difference, difference)
-
-
-def _collect(tally: _Tally, processes: Processes, device: torch.device) -> Predictions:
-    own = [torch.cat(t) if t else torch.empty(0, dtype=torch.int64) for t in (tally.index, tally.targets)]
-    parts = gather((*own, torch.cat(tally.classes) if tally.classes else None), processes)
-    parts = [part for part in parts if part[2] is not None]
+def _collect(own: list[tuple[Tensor, Tensor, Tensor]], loss: float, processes: Processes) -> Predictions:
+    """Put the answers of all processes, (index, targets, classes) of each batch, into the order of the set."""
+    parts = [part for parts in gather(own, processes) for part in parts]
     if not parts:
         raise ValueError("the validation set holds no image")
-    index, targets, classes = (torch.cat([part[i] for part in parts]) for i in range(3))
+    index, targets, classes = (torch.cat(column) for column in zip(*parts, strict=True))
     order = index.argsort(stable=True)
-    loss = all_sum([tally.loss], processes, device)[0] / len(targets)
-    return Predictions(index=index[order], targets=targets[order], classes=classes[order], loss=loss)
-
-
-def _sum(agreement: Agreement, processes: Processes) -> Agreement:
-    parts = gather(agreement, processes)
-    return Agreement(
-        count=sum(part.count for part in parts),
-        same_top1=sum(part.same_top1 for part in parts),
-        max_relative_difference=max((p.max_relative_difference for p in parts), key=lambda d: (math.isnan(d), d)),
-    )
+    mean = all_sum([loss], processes)[0] / len(targets)
+    return Predictions(index=index[order], targets=targets[order], classes=classes[order], loss=mean)

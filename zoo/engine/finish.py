@@ -10,8 +10,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.checkpoints import save_deployed
 from zoo.data import EvalLoader
-from zoo.engine.build import eval_transform
-from zoo.engine.evaluate import evaluate
+from zoo.engine.evaluate import Predictions, evaluate
 from zoo.engine.state import RunState
 from zoo.engine.step import Run
 
@@ -21,7 +20,7 @@ DEPLOYED = "deployed.safetensors"
 
 @dataclass(kw_only=True)
 class Trained:
-    """What a training gives."""
+    """The outcome of a training."""
 
     results: dict[str, Any]
     """JSON-able figures"""
@@ -29,6 +28,8 @@ class Trained:
     """train structure of the better weights, eval mode"""
     deployed: nn.Module
     """its deployed structure"""
+    predictions: Predictions
+    """its answers to the validation images"""
     example: Tensor
     """one validation image (1, 3, H, W), normalised, on the device"""
 
@@ -40,7 +41,7 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
 
     Raises:
         EquivalenceError: a deployed structure differed; names the block.
-        Interrupted: SIGTERM or SIGINT.
+        Interrupted: SIGTERM, SIGINT or SIGHUP.
     """
     weights = state.weights()
     example = next(iter(loader))[0][:2]
@@ -64,9 +65,9 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
         "weights": best,
         "top1": scores[f"{best}/deployed"].top1,
         "top5": scores[f"{best}/deployed"].top5,
-        "count": agreement.count,
-        "identical_top1": agreement.identical,
-        "max_relative_difference": agreement.max_relative_difference,
+        "count": agreement.num_images,
+        "identical_top1": agreement.identical_top1,
+        "max_relative_error": agreement.max_relative_error,
         "scores": {name: score.to_dict() for name, score in scores.items()},
         "best_epoch": state.progress.best_epoch,
         "best_top1": state.progress.best_top1,
@@ -76,7 +77,6 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
         "deployed": str(path),
     }
     if run.processes.is_first:
-        cut = eval_transform(run.config.data, state.network)
         save_deployed(
             networks[f"{best}/deployed"],
             path,
@@ -87,12 +87,12 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
             block=run.config.model.block,
             weights=best,
             top1=results["top1"],
-            data={"img_size": cut.img_size, "crop_pct": cut.crop_pct, "interpolation": cut.interpolation},
         )
     logger.info("deployed, %d blocks proven equal: %s", len(reports[best].blocks), path)
     return Trained(
         results=results,
         network=networks[f"{best}/train"],
         deployed=networks[f"{best}/deployed"],
+        predictions=scores[f"{best}/deployed"],
         example=example[:1],
     )

@@ -1,4 +1,4 @@
-"""What training minimises."""
+"""The losses that training minimises."""
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +9,6 @@ AUX_WEIGHT = 0.1  # of each auxiliary head (RepVGGplus)
 
 Outputs = Tensor | tuple[Tensor, ...]
 """Logits (N, classes); followed by those of the auxiliary heads, of a network that trains with some."""
-
-
-def main_output(outputs: Outputs) -> Tensor:
-    """The logits (N, classes) of the main head."""
-    return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""Which parameter learns how fast and decays how much, and both over time."""
+"""Parameter groups and schedules: which parameter learns how fast and decays how much, over time."""
 
-import difflib
 import math
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -11,61 +10,48 @@ import timm.scheduler
 import torch
 from timm.optim import param_groups_layer_decay
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from zoo.engine.config import OptimConfig, ScheduleConfig
+from zoo.nearest import did_you_mean
 
-NORM_LAYERS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
+NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
-def selects(selector: str, name: str, param: Tensor, norm_params: frozenset[str]) -> bool:
-    """Does `bias`, `norm`, `1d` or a shell pattern over the name select this parameter?"""
-    if selector == "bias":
-        return name.endswith("bias")
+def names_of(selector: str, model: nn.Module, key: str) -> set[str]:
+    """Names of the parameters that `bias`, `norm`, `1d` or a shell pattern over the name selects.
+
+    Raises: ValueError, naming the setting `key`, if a pattern fits none: a slip of the pen would train silently wrong.
+    """
     if selector == "norm":
-        return name in norm_params
+        layers = [(path, module) for path, module in model.named_modules() if isinstance(module, NORMALISATIONS)]
+        return {name for path, module in layers for name, _ in module.named_parameters(path, recurse=False)}
+    parameters = dict(model.named_parameters())
+    if selector == "bias":
+        return {name for name in parameters if name.endswith("bias")}
     if selector == "1d":
-        return param.ndim <= 1
-    return fnmatchcase(name, selector)
+        return {name for name, parameter in parameters.items() if parameter.ndim <= 1}
+    found = {name for name in parameters if fnmatchcase(name, selector)}
+    if not found:
+        raise ValueError(f"{key}: no parameter of the network matches {selector!r}")
+    return found
 
 
-def selected(selectors: Iterable[str], name: str, param: Tensor, norm_params: frozenset[str]) -> bool:
-    """The verdict of a list of selectors: the last one that matches decides, `!selector` decides against."""
-    verdict = False
+def selected(selectors: Iterable[str], model: nn.Module, key: str) -> set[str]:
+    """Names of what a list of selectors picks: the last one that matches decides, `!selector` decides against."""
+    picked: set[str] = set()
     for selector in selectors:
-        if selects(selector.removeprefix("!"), name, param, norm_params):
-            verdict = not selector.startswith("!")
-    return verdict
-
-
-def norm_parameters(model: nn.Module) -> frozenset[str]:
-    """Names of the parameters of all normalisation layers."""
-    return frozenset(
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        if isinstance(module, NORM_LAYERS)
-        for name, _ in module.named_parameters(recurse=False)
-    )
-
-
-def check_selectors(selectors: Iterable[str], model: nn.Module, key: str) -> None:
-    """Raises: ValueError if a pattern fits no parameter: a slip of the pen would train silently wrong."""
-    norms = norm_parameters(model)
-    for pick in (selector.removeprefix("!") for selector in selectors):
-        if pick in ("bias", "norm", "1d"):
-            continue
-        if not any(selects(pick, name, param, norms) for name, param in model.named_parameters()):
-            raise ValueError(f"{key}: no parameter of the network matches {pick!r}")
+        names = names_of(selector.removeprefix("!"), model, key)
+        picked = picked - names if selector.startswith("!") else picked | names
+    return picked
 
 
 def freeze(model: nn.Module, selectors: list[str]) -> int:
     """Stop training the selected parameters; the number of them."""
-    check_selectors(selectors, model, "freeze")
-    norms = norm_parameters(model)
-    frozen = [p for name, p in model.named_parameters() if selected(selectors, name, p, norms)]
-    for param in frozen:
-        param.requires_grad_(False)
+    frozen = selected(selectors, model, "freeze")
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
     return len(frozen)
 
 
@@ -74,21 +60,18 @@ def param_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
 
     A parameter the network lists in `no_weight_decay()` does not decay either.
     """
-    check_selectors([*config.no_decay, *config.lr_scale], model, "no_decay, lr_scale")
     if unfit := [pick for pick, scale in config.lr_scale.items() if scale <= 0]:
         raise ValueError(f"lr_scale: the multiple of {unfit[0]!r} must be above 0 (--freeze stops parameters)")
-    norms = norm_parameters(model)
     no_weight_decay: Any = getattr(model, "no_weight_decay", set)  # optional in timm's protocol
-    exempt = no_weight_decay()
+    exempt = set(no_weight_decay()) | selected(config.no_decay, model, "no_decay")
+    scaled = [(names_of(pick, model, "lr_scale"), scale) for pick, scale in config.lr_scale.items()]
     depth = _layer_scales(model, config.layer_decay)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue
-        keeps = name in exempt or selected(config.no_decay, name, param, norms)
-        decay = 0.0 if keeps else config.weight_decay
-        scale = depth.get(name, 1.0)
-        scale *= math.prod(s for pick, s in config.lr_scale.items() if selects(pick, name, param, norms))
+        decay = 0.0 if name in exempt else config.weight_decay
+        scale = depth.get(name, 1.0) * math.prod(scale for names, scale in scaled if name in names)
         group = {"params": [], "names": [], "weight_decay": decay, "lr_scale": scale}
         group = groups.setdefault((decay, scale), group)
         group["params"].append(param)
@@ -114,8 +97,8 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
     groups = [{k: v for k, v in group.items() if k != "names"} for group in param_groups(model, config)]
     known = [str(name) for name in timm.optim.list_optimizers()]
     if config.opt.lower() not in known:
-        near = difflib.get_close_matches(config.opt, known, n=5)
-        raise ValueError(f"opt: timm has no optimiser {config.opt!r}; near: {', '.join(near) or 'sgd, adamw'}")
+        near = did_you_mean(config.opt, known, "there are sgd, adamw, …", n=5)
+        raise ValueError(f"opt: timm has no optimiser {config.opt!r}; {near}")
     return timm.optim.create_optimizer_v2(
         groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
     )

@@ -3,7 +3,7 @@
 import dataclasses
 
 from zoo.engine.config import TrainConfig
-from zoo.engine.step import run_folder
+from zoo.engine.folder import run_folder
 
 IMAGES, BATCH, SIZE, EPOCHS = 8, 4, 64, 3
 

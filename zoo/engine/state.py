@@ -1,4 +1,4 @@
-"""What a run must remember to continue as if nothing had happened.
+"""The state of a run: what it must remember to continue as if nothing had happened.
 
 Randomness needs no memory: every draw is a function of the seed and of where the run is (`zoo.data.seeding`).
 The schedule needs none either: it is a function of the step.
@@ -7,41 +7,21 @@ The schedule needs none either: it is a function of the step.
 import signal
 import types
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 
+from zoo.checkpoints.read import check_weights
 from zoo.engine import checkpoint
-from zoo.engine.config import TrainConfig
-from zoo.engine.messages import first_line
+from zoo.engine.checkpoint import OptimizerState, Progress
+from zoo.mishaps import first_line
 
 Item = TypeVar("Item")
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run is, and what it has seen."""
-
-    epoch: int = 0
-    batch: int = 0
-    """batches of this epoch that are done"""
-    step: int = 0
-    """steps of the schedule that are done, skipped ones included"""
-    loss_sum: float = 0.0
-    """of this epoch, over steps"""
-    loss_count: int = 0
-    nonfinite: int = 0
-    """steps in a row that were skipped for a NaN or infinite loss"""
-    skipped: int = 0
-    """steps skipped in all"""
-    best_top1: float = -1.0
-    best_epoch: int = -1
-    history: list[dict[str, Any]] = field(default_factory=list)
-    """one row of summary.csv per epoch"""
 
 
 @dataclass(kw_only=True)
@@ -75,39 +55,49 @@ class RunState:
         )
 
     def restore(self, path: Path) -> None:
-        """Continue from a checkpoint. Raises: ValueError if it is of a run that steps in other batches."""
+        """Continue from a checkpoint.
+
+        Raises: ValueError if it is of a run that steps in other batches, or its parts do not fit the network.
+        """
         saved = checkpoint.load(path)
-        if saved["global_batch"] != self.identity["global_batch"]:
+        if saved.global_batch != self.identity["global_batch"]:
             raise ValueError(
-                f"resume: {path} was trained with {saved['global_batch']} images per step over all processes, this "
+                f"resume: {path} was trained with {saved.global_batch} images per step over all processes, this "
                 f"run has {self.identity['global_batch']}: continue with as many processes as it was started with"
             )
+        check_weights(saved.state_dict, path)
+        check_weights(saved.state_dict_ema or {}, path)
+        for number, kept in saved.optimizer.state.items():
+            tensors = {f"optimizer: {key} of {number}": item for key, item in kept.items() if isinstance(item, Tensor)}
+            check_weights(tensors, path)
         try:
-            self.network.load_state_dict(saved["state_dict"])
+            self.network.load_state_dict(saved.state_dict)
             if self.ema:
-                self.ema.module.load_state_dict(saved["state_dict_ema"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.scaler.load_state_dict(saved["scaler"])
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise ValueError(f"{path}: does not fit this run: {first_line(error)}") from error
-        self.progress = Progress(**saved["progress"])
+                self.ema.module.load_state_dict(saved.state_dict_ema or {})
+            _load_optimizer(self.optimizer, saved.optimizer)
+            self.scaler.load_state_dict(saved.scaler)
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: does not fit this run: {first_line(error)}; start anew, from its weights"
+            ) from error
+        self.progress = saved.progress
 
 
-def check_same_settings(path: Path, saved: dict[str, Any], config: TrainConfig) -> None:
-    """Raises: ValueError naming a setting in which the run that continues differs from the saved one."""
-    for section, settings in asdict(config).items():
-        for key, value in settings.items():
-            before = saved["config"].get(section, {}).get(key, value)
-            if before != value and key not in CHANGEABLE:
-                raise ValueError(f"resume: {path} was started with {key} {before}, not {value}")
+def _load_optimizer(optimizer: torch.optim.Optimizer, saved: OptimizerState) -> None:
+    """Load an optimiser's state; settings keep their types, and what is kept for a parameter has its size.
 
-
-# What may change when a run is continued: where it runs and what it reports.
-CHANGEABLE = {
-    *("checkpoint", "pretrained", "data_dir", "workers", "eval_batch_size", "max_bad_images"),
-    *("device", "torchcompile", "threads", "dist_timeout", "output", "resume", "overwrite"),
-    *("checkpoint_interval", "log_interval", "val_interval", "max_nonfinite_steps", "results_file"),
-}
+    Raises: ValueError naming what differs; what torch raises.
+    """
+    for own, group in zip(optimizer.param_groups, saved.param_groups, strict=True):
+        for key in own.keys() | group.keys():
+            mine, theirs = own.get(key), group.get(key)
+            if not (isinstance(theirs, type(mine)) or {type(mine), type(theirs)} <= {int, float}):
+                raise ValueError(f"optimizer: {key} is {type(theirs).__name__}, not {type(mine).__name__}")
+    optimizer.load_state_dict(msgspec.structs.asdict(saved))
+    for parameter, kept in optimizer.state.items():
+        for key, value in kept.items():
+            if isinstance(value, Tensor) and value.dim() == parameter.dim() and value.shape != parameter.shape:
+                raise ValueError(f"optimizer: {key} is {tuple(value.shape)} for {tuple(parameter.shape)} weights")
 
 
 class Interrupted(RuntimeError):
@@ -119,7 +109,9 @@ class Interrupted(RuntimeError):
 
 
 class StopRequest:
-    """Turns the first SIGTERM or SIGINT into a wish that the loop grants after the step; a second one kills.
+    """Turns the first SIGTERM, SIGINT or SIGHUP into a wish that the loop grants after the step; a second one kills.
+
+    A signal that is ignored stays so: `nohup` protects from SIGHUP.
 
     with StopRequest() as stop:
         ...
@@ -131,8 +123,9 @@ class StopRequest:
         self._before: dict[signal.Signals, Callable[[int, types.FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> "StopRequest":
-        for sig in (signal.SIGTERM, signal.SIGINT):
-            self._before[sig] = signal.signal(sig, self._note)
+        for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(sig) is not signal.SIG_IGN:
+                self._before[sig] = signal.signal(sig, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

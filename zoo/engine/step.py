@@ -16,6 +16,7 @@ from zoo.data import derive_seed
 from zoo.engine import checkpoint
 from zoo.engine.config import TrainConfig
 from zoo.engine.distributed import Processes, all_sum
+from zoo.engine.folder import run_folder
 from zoo.engine.hardware import autocast
 from zoo.engine.loss import classification_loss
 from zoo.engine.state import RunState, StopRequest
@@ -28,21 +29,12 @@ class DivergedError(RuntimeError):
     """The loss or its gradient stayed NaN or infinite."""
 
 
-def run_folder(config: TrainConfig) -> Path:
-    """Where a run keeps its files: --output, or output/MODEL."""
-    if config.run.output:
-        return Path(config.run.output)
-    name = config.model.model or checkpoint.describe(config.model.checkpoint)["model"].get("model", "train")
-    return Path("output") / name.replace("/", "_")
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What stays the same during a run."""
+    """The parts of a run that stay the same while it runs."""
 
     config: TrainConfig
     processes: Processes
-    device: torch.device
     dtype: torch.dtype
     """autocast precision; float32 is none"""
     stop: StopRequest
@@ -70,7 +62,7 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
         # Dropout and drop path. Not earlier: a loader that starts draws from the generator too.
         torch.manual_seed(derive_seed(run.config.run.seed, run.processes.rank, state.progress.step, number))
         with _gradients_stay_here(run.forward, unless=number == optim.grad_accum_steps):
-            with autocast(run.device, run.dtype):
+            with autocast(run.processes.device, run.dtype):
                 loss = classification_loss(run.forward(images), targets, run.config.augment.smoothing)
             if optim.equivalent_l2:
                 loss = loss + optim.equivalent_l2 * equivalent_l2(state.network)
@@ -78,7 +70,7 @@ def optimiser_step(run: Run, state: RunState, batches: Iterator[tuple[Tensor, Te
                 loss = loss + optim.channel_lasso * channel_lasso(state.network)
             # Every process must decide alike: whether to skip the step, whether to stop after it.
             own = run.stop.signum  # read once: a signal may come at any moment
-            summed, asked = all_sum([loss.item(), float(own)], run.processes, run.device)
+            summed, asked = all_sum([loss.item(), float(own)], run.processes)
             mean = summed / run.processes.world_size
             signum = own or (signal.SIGTERM if asked else 0)
             if not math.isfinite(mean):

@@ -6,6 +6,7 @@ import logging
 import math
 import signal
 import time
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard.writer import SummaryWriter
-from tqdm import tqdm
 
 from zoo.data import EvalLoader, TrainLoader
 from zoo.engine import checkpoint
 from zoo.engine.build import (
     build_network,
     count_classes,
+    images_of_run,
     make_eval_loader,
     make_train_loader,
     open_dataset,
@@ -32,11 +33,15 @@ from zoo.engine.config import TrainConfig
 from zoo.engine.distributed import Processes, joined, synchronise_batchnorm
 from zoo.engine.evaluate import Predictions, evaluate
 from zoo.engine.finish import Trained, finish
-from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
-from zoo.engine.log import log_epoch, log_shares, log_step, open_log
+from zoo.engine.folder import locked, run_folder
+from zoo.engine.hardware import choose_dtype, place, prepare
+from zoo.engine.log import log_epoch, log_shares, log_step, open_log, progress_bar
 from zoo.engine.optim import Schedule, create_optimizer, freeze
-from zoo.engine.state import Interrupted, Progress, RunState, StopRequest, check_same_settings
-from zoo.engine.step import BufferGuard, Run, optimiser_step, run_folder, skip_step
+from zoo.engine.pictures import show_augmented, show_results
+from zoo.engine.state import Interrupted, Progress, RunState, StopRequest
+from zoo.engine.step import BufferGuard, Run, optimiser_step, skip_step
+from zoo.network import declare, facts
+from zoo.reparam.merged import merge
 
 logger = logging.getLogger(__name__)
 
@@ -47,18 +52,16 @@ def train(config: TrainConfig) -> Trained:
     Raises:
         ValueError, FileNotFoundError, OSError: impossible settings, missing files, a full disk.
         DivergedError: the loss was not finite for too many steps; names the last good checkpoint.
-        Interrupted: SIGTERM or SIGINT; the state is saved.
-        WorkerLostError: another process of the run is gone.
+        Interrupted: SIGTERM, SIGINT or SIGHUP; the state is saved.
+        WorkerLostError: another process of the run, or one that loads its data, is gone.
     """
-    keep_memory()
-    processes = Processes.from_environment()
-    device = choose_device(config.hardware.device, processes.local_rank)
-    set_threads(config.hardware.threads, processes.local_world_size)
-    with joined(processes, device, config.hardware.dist_timeout), StopRequest() as stop:
-        return _train(config, processes, device, stop)
+    processes = prepare(config.hardware)
+    writes = locked(run_folder(config)) if processes.is_first else nullcontext()
+    with joined(processes, config.hardware.dist_timeout), writes, StopRequest() as stop:
+        return _train(config, processes, stop)
 
 
-def _train(config: TrainConfig, processes: Processes, device: torch.device, stop: StopRequest) -> Trained:
+def _train(config: TrainConfig, processes: Processes, stop: StopRequest) -> Trained:
     started = time.monotonic()
     resume = checkpoint_to_resume(config)
     config = _settled(config, resume)
@@ -66,11 +69,12 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
     # ---- data and network
     train_set, val_set = open_dataset(config.data, True, config.run.seed), open_dataset(config.data, False)
     num_classes = count_classes(config.model, train_set)
-    network = _network(config, resume, num_classes, processes, device)
+    network = _network(config, resume, num_classes, processes)
     for start in config.augment.progressive:  # a mistake in it is said now, not when its epoch comes
-        make_train_loader(config, start, train_set, network, num_classes, processes, device)
-    loader = make_train_loader(config, 0, train_set, network, num_classes, processes, device)
-    val_loader = make_eval_loader(config, val_set, network, processes, device)
+        make_train_loader(config, start, train_set, network, num_classes, processes)
+    loader = make_train_loader(config, 0, train_set, network, num_classes, processes)
+    val_loader = make_eval_loader(config, val_set, network, processes)
+    declare(network, **images_of_run(config.data, network, train_set))
 
     # ---- optimiser, schedule, average
     freeze(network, config.optim.freeze)
@@ -86,22 +90,26 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
     run = Run(
         config=config,
         processes=processes,
-        device=device,
-        dtype=choose_dtype(config.hardware.amp_dtype, device, network),
+        dtype=choose_dtype(config.hardware.amp_dtype, processes.device, network),
         stop=stop,
-        forward=_forward(network, config, processes, device),
+        forward=_forward(network, config, processes),
     )
+    ema = None
+    if config.schedule.model_ema:
+        decay, warmup = config.schedule.model_ema_decay, config.schedule.model_ema_warmup
+        ema = ModelEmaV3(network, decay=decay, use_warmup=warmup)
     state = RunState(
         network=network,
         optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=run.dtype == torch.float16),
-        ema=_average(network, config),
+        scaler=torch.amp.GradScaler(processes.device.type, enabled=run.dtype == torch.float16),
+        ema=ema,
         progress=Progress(),
         identity={
             "model": config.model.model,
             "num_classes": num_classes,
             "global_batch": global_batch,
             "config": dataclasses.asdict(config),
+            **facts(network),
         },
     )
     if resume is not None:
@@ -113,14 +121,14 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
     parameters = sum(p.numel() for p in network.parameters()) / 1e6
     precision = str(run.dtype).removeprefix("torch.")
     logger.info("%s: %.2f M parameters, %d classes", config.model.model, parameters, num_classes)
-    logger.info("%s on %s, %d steps of %d images per epoch", precision, device, steps, global_batch)
+    logger.info("%s on %s, %d steps of %d images per epoch", precision, processes.device, steps, global_batch)
 
     # ---- epochs
     progress, settings = state.progress, settings_at(config, 0)
     while progress.epoch < config.schedule.epochs:
         if settings_at(config, progress.epoch) != settings:
             settings = settings_at(config, progress.epoch)
-            loader = make_train_loader(config, progress.epoch, train_set, network, num_classes, processes, device)
+            loader = make_train_loader(config, progress.epoch, train_set, network, num_classes, processes)
         _train_epoch(run, state, loader, schedule, steps, log)
         is_best = _end_epoch(progress, _scores(run, state, val_loader), schedule.lr())
         if log:
@@ -130,12 +138,13 @@ def _train(config: TrainConfig, processes: Processes, device: torch.device, stop
                 state.save(run.folder)
             if is_best:
                 checkpoint.link(run.folder / checkpoint.LAST, run.folder / checkpoint.BEST)
-    if log:
-        log.close()
 
-    # ---- deployed structure: proof, scores, file
+    # ---- deployed structure: proof, scores, file, pictures
     del loader
     trained = finish(run, state, val_loader)
+    if log:
+        show_results(progress.history, trained.predictions, val_set, network, log, run.folder)
+        log.close()
     trained.results["seconds"] = round(time.monotonic() - started, 1)
     return trained
 
@@ -151,9 +160,11 @@ def _train_epoch(
     first = progress.batch // accumulate
     loader.set_epoch(progress.epoch, progress.batch)
     batches = iter(loader)
+    if log and not progress.step:
+        batches = show_augmented(batches, state.network, log, run.folder)
     title = f"epoch {progress.epoch + 1}/{config.schedule.epochs}"
-    hidden = None if run.processes.is_first else True  # None: hidden unless on a terminal
-    with tqdm(total=steps, initial=first, desc=title, unit="step", leave=False, disable=hidden) as bar:
+    images_per_step = config.data.batch_size * accumulate * run.processes.world_size
+    with progress_bar(title, steps, first, images_per_step, shown=run.processes.is_first) as bar:
         for _ in range(first, steps):
             schedule.set(progress.step)
             guard.keep()
@@ -167,8 +178,8 @@ def _train_epoch(
             else:
                 guard.restore()
                 skip_step(run, state)
-            bar.update()
             bar.set_postfix(loss=f"{loss:.3f}", lr=f"{schedule.lr():.4f}", refresh=False)
+            bar.update()
             if log and progress.step % config.run.log_interval == 0:
                 log_step(log, progress, loss, schedule.lr())
             due = config.run.checkpoint_interval and progress.step % config.run.checkpoint_interval == 0
@@ -181,7 +192,7 @@ def _train_epoch(
 
 
 def _scores(run: Run, state: RunState, loader: EvalLoader) -> dict[str, Predictions]:
-    """Of raw weights and their average on the validation set; nothing in epochs without validation."""
+    """Score raw weights and their average on the validation set; nothing in epochs without validation."""
     epoch, schedule = state.progress.epoch + 1, run.config.schedule
     if epoch != schedule.epochs and epoch % run.config.run.val_interval:
         return {}
@@ -209,7 +220,7 @@ def _end_epoch(progress: Progress, scores: dict[str, Predictions], lr: float) ->
 
 
 def checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    """What --resume names. Raises: ValueError if a run would be overwritten unasked."""
+    """Find the checkpoint that --resume names. Raises: ValueError if a run would be overwritten unasked."""
     folder = run_folder(config)
     if config.run.resume == "auto":
         return checkpoint.newest(folder)
@@ -221,45 +232,36 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
 
 
 def _settled(config: TrainConfig, resume: Path | None) -> TrainConfig:
-    """What is left open about the network filled in: by the run that continues, else by the weights to start from.
+    """Fill in what is left open about the network: by the run that continues, else by the weights to start from.
 
     Raises: ValueError if the run that continues was started with other settings.
     """
     saved = checkpoint.load(resume) if resume else None
-    known = saved["config"]["model"] if saved else checkpoint.describe(config.model.checkpoint)["model"]
+    known = checkpoint.remembered(saved.config) if saved else checkpoint.describe(config.model.checkpoint)
     config = dataclasses.replace(config, model=checkpoint.settle(config.model, known))
     if resume and saved:
-        check_same_settings(resume, saved, config)
+        checkpoint.check_same_settings(resume, saved.config, config)
     return config
 
 
-def _network(
-    config: TrainConfig, resume: Path | None, num_classes: int, processes: Processes, device: torch.device
-) -> nn.Module:
+def _network(config: TrainConfig, resume: Path | None, num_classes: int, processes: Processes) -> nn.Module:
     model = config.model
     if resume:  # the weights it started from may be gone, and a deployed network stays one
         model = dataclasses.replace(model, checkpoint=str(resume), pretrained=False)
     torch.manual_seed(config.run.seed)
-    network = build_network(model, num_classes).to(device)
-    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
-    network = network.to(memory_format=layout)  # pyright: ignore[reportCallIssue]  (missing in torch's stub)
+    network = place(build_network(model, num_classes), config.hardware, processes.device)
     if config.hardware.sync_bn and processes.distributed:
-        return synchronise_batchnorm(network, device)
+        network = synchronise_batchnorm(network, processes.device)
+    if config.optim.merge_pixels:
+        merge(network, config.optim.merge_pixels)
     return network
 
 
-def _average(network: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
-    schedule = config.schedule
-    if not schedule.model_ema:
-        return None
-    return ModelEmaV3(network, decay=schedule.model_ema_decay, use_warmup=schedule.model_ema_warmup)
-
-
-def _forward(network: nn.Module, config: TrainConfig, processes: Processes, device: torch.device) -> nn.Module:
+def _forward(network: nn.Module, config: TrainConfig, processes: Processes) -> nn.Module:
     module: Any = torch.compile(network) if config.hardware.torchcompile else network
     if not processes.distributed:
         return module
-    gpu = [device] if device.type == "cuda" else None
+    gpu = [processes.device] if processes.device.type == "cuda" else None
     known = inspect.signature(DistributedDataParallel).parameters  # torch 2.14 warns of the older name
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     sync: dict[str, Any] = {name: config.hardware.broadcast_buffers}

@@ -11,23 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import update_bn
 
 import zoo
+from zoo.compare import Agreement
 from zoo.data import EvalLoader
 from zoo.data.image_sets import ImageSet, Selection
 from zoo.engine import checkpoint
 from zoo.engine.build import build_network, count_classes, make_eval_loader, open_dataset
-from zoo.engine.config import DataConfig, ValidateConfig
+from zoo.engine.config import ValidateConfig
 from zoo.engine.distributed import Processes, joined
-from zoo.engine.evaluate import Agreement, Predictions, evaluate
-from zoo.engine.hardware import choose_device, choose_dtype, keep_memory, set_threads
+from zoo.engine.evaluate import Predictions, evaluate
+from zoo.engine.hardware import choose_dtype, place, prepare
+from zoo.network import declared
+from zoo.untrusted import typed
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
 class Judgement:
-    """What `validate` found; keys of the dicts are (weights/structure, distortion)."""
+    """The findings of `validate`; keys of the dicts are (weights/structure, distortion)."""
 
     model: str
     block: str | None
@@ -48,32 +52,30 @@ def validate(config: ValidateConfig) -> Judgement:
         ValueError, OSError: impossible settings, missing or unfit files.
         EquivalenceError: a deployed structure differed.
     """
-    keep_memory()
-    processes = Processes.from_environment()
-    device = choose_device(config.hardware.device, processes.local_rank)
-    set_threads(config.hardware.threads, processes.local_world_size)
-    with joined(processes, device, config.hardware.dist_timeout):
-        return _validate(config, processes, device)
+    processes = prepare(config.hardware)
+    with joined(processes, config.hardware.dist_timeout):
+        return _validate(config, processes)
 
 
-def _validate(config: ValidateConfig, processes: Processes, device: torch.device) -> Judgement:
+def _validate(config: ValidateConfig, processes: Processes) -> Judgement:
     dataset = open_dataset(config.data, train=False)
     config = _fill_in(config)
     num_classes = count_classes(config.model, dataset)
-    layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
     weights = _load(config, num_classes)
     for name, network in weights.items():
-        weights[name] = network.to(device=device).to(memory_format=layout).eval()  # pyright: ignore[reportCallIssue]
+        weights[name] = place(network, config.hardware, processes.device).eval()
         if config.judge.recalibrate_bn:
-            recalibrate(weights[name], _calibration_images(config, weights[name], processes, device))
+            if not any(isinstance(module, _BatchNorm) for module in network.modules()):
+                raise ValueError("recalibrate_bn: the network has no BatchNorm left; recalibrate the train structure")
+            update_bn(_calibration_images(config, weights[name], processes), weights[name])
     networks = _structures(weights, config.judge.structure)
 
     first = next(iter(weights.values()))
     choice = config.hardware.amp_dtype
-    dtype = choose_dtype("float32" if choice == "auto" else choice, device, first)  # scores are of float32
+    dtype = choose_dtype("float32" if choice == "auto" else choice, processes.device, first)  # scores are of float32
     labels = _real_labels(config.judge.real_labels, dataset) if config.judge.real_labels else None
     pairs = [(f"{name}/train", f"{name}/deployed") for name in weights if config.judge.structure == "both"]
-    names = [str(name) for name in getattr(dataset, "classes", None) or ()]
+    names = [str(name) for name in getattr(dataset, "classes", None) or declared(first).get("class_names", ())]
     width = max(num_classes, getattr(first, "num_classes", 0))  # it may tell more classes apart than the set has
     judgement = Judgement(
         model=config.model.model or "",
@@ -85,7 +87,7 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
         classes=names + [str(number) for number in range(len(names), width)],
     )
     for distort in config.judge.distort:
-        loader = make_eval_loader(config, dataset, first, processes, device, distort)
+        loader = make_eval_loader(config, dataset, first, processes, distort)
         predictions, agreements = evaluate(networks, loader, dtype, processes, pairs)
         for name, predicted in predictions.items():
             judgement.predictions[name, distort] = predicted
@@ -97,17 +99,14 @@ def _validate(config: ValidateConfig, processes: Processes, device: torch.device
 
 
 def _fill_in(config: ValidateConfig) -> ValidateConfig:
-    """What the command line leaves open and the checkpoint knows: the network, how images were cut."""
+    """Fill in what the command line leaves open about the network and the checkpoint knows."""
     known = checkpoint.describe(config.model.checkpoint)
-    model = checkpoint.settle(config.model, known["model"])
+    model = checkpoint.settle(config.model, known)
     if model.model is None:
         raise ValueError("model: give --model; a --checkpoint of ours would know its own")
     if config.model.model is None and model.num_classes is None:
-        model = dataclasses.replace(model, num_classes=known["model"].get("num_classes"))
-    given = {key: value for key, value in vars(config.data).items() if value is not None}
-    if "eval_img_size" in given:
-        known["data"].pop("img_size", None)
-    return dataclasses.replace(config, model=model, data=DataConfig(**{**known["data"], **given}))
+        model = dataclasses.replace(model, num_classes=known.get("num_classes"))
+    return dataclasses.replace(config, model=model)
 
 
 def _load(config: ValidateConfig, num_classes: int) -> dict[str, nn.Module]:
@@ -116,14 +115,16 @@ def _load(config: ValidateConfig, num_classes: int) -> dict[str, nn.Module]:
     if path is None and wanted in ("ema", "both"):
         raise ValueError("use_ema: needs a --checkpoint of a training")
     if path is None:
+        if not config.model.pretrained:
+            logger.warning("%s has random weights: --checkpoint or --pretrained gives others", config.model.model)
         return {"weights": build_network(config.model, num_classes)}
     kinds = {"raw": ["raw"], "ema": ["ema"], "both": ["raw", "ema"], "auto": ["weights"]}[wanted]
     if wanted == "auto" and checkpoint.is_run(Path(path)):
-        kinds = ["raw" if checkpoint.load(Path(path))["state_dict_ema"] is None else "ema"]
+        kinds = ["raw" if checkpoint.load(Path(path)).state_dict_ema is None else "ema"]
     fresh = dataclasses.replace(config.model, checkpoint=None, pretrained=False)
     networks = {}
     for kind in kinds:
-        weights = zoo.read_checkpoint(path, ema=kind == "ema")
+        weights = zoo.read_checkpoint(path, kind == "ema", allow_nonfinite=config.judge.allow_nonfinite)
         network = build_network(fresh, num_classes)
         networks[kind] = zoo.load_checkpoint(network, weights, name=config.model.model)
     return networks
@@ -143,48 +144,28 @@ def _structures(weights: dict[str, nn.Module], structure: str) -> dict[str, nn.M
     return networks
 
 
-def _calibration_images(
-    config: ValidateConfig, network: nn.Module, processes: Processes, device: torch.device
-) -> EvalLoader:
+def _calibration_images(config: ValidateConfig, network: nn.Module, processes: Processes) -> EvalLoader:
     """Training images in random order, cut as in validation."""
     dataset = open_dataset(config.data, train=True)
     if not isinstance(dataset, ImageSet):
         raise ValueError("recalibrate_bn: needs a training set with an index, not a stream")
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     images = Selection(dataset, order[: config.judge.recalibrate_bn])
-    return make_eval_loader(config, images, network, dataclasses.replace(processes, rank=0, world_size=1), device)
-
-
-@torch.no_grad()
-def recalibrate(network: nn.Module, batches: EvalLoader) -> None:
-    """Estimate every BatchNorm's running statistics anew, in place: the mean over batches of theirs.
-
-    Raises: ValueError if the network has no BatchNorm (it is deployed).
-    """
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    if not norms:
-        raise ValueError("recalibrate_bn: the network has no BatchNorm left; recalibrate the train structure")
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # cumulative mean
-        norm.train()
-    for images, _, _ in batches:
-        network(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    return make_eval_loader(config, images, network, dataclasses.replace(processes, rank=0, world_size=1))
 
 
 def _real_labels(path: str, dataset: Any) -> list[list[int]]:
     """ReaL labels in the order of the set; the file lists them by the number in the images' names."""
     try:
-        labels = json.loads(Path(path).read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"real_labels: {path} is not readable JSON ({error})") from error
+        labels = typed(list[list[int]], json.loads(Path(path).read_text()))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"real_labels: {path} is no JSON list of lists of labels ({error})") from error
     if not isinstance(dataset, ImageSet):
         raise ValueError("real_labels: need a validation set with file names, not a stream")
-    numbers = [re.search(r"_(\d{8})\.\w+$", dataset.filename(i)) for i in range(len(dataset))]
-    if not all(numbers):
+    found = [re.search(r"_(\d{8})\.\w+$", dataset.filename(i)) for i in range(len(dataset))]
+    if not all(found):
         raise ValueError(f"real_labels: {dataset.filename(0)} is not named like ILSVRC2012_val_00000001.JPEG")
-    return [labels[int(number[1]) - 1] for number in numbers if number]
+    numbers = [int(match[1]) for match in found if match]
+    if unlisted := [number for number in numbers if not 1 <= number <= len(labels)]:
+        raise ValueError(f"real_labels: {path} lists {len(labels)} images, and there is one of number {unlisted[0]}")
+    return [labels[number - 1] for number in numbers]

@@ -10,18 +10,30 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 
+from zoo.compare import compare
+from zoo.cores import check_crowd
 from zoo.export.engines import ENGINES, PRECISIONS, Candidate, Engine, Source, check_name, refusal
+from zoo.export.mnn_engine import mnn
+from zoo.export.ncnn_engine import ncnn
 from zoo.export.onnx_engine import onnxruntime
 from zoo.export.openvino_engine import openvino
-from zoo.export.parity import References, check_fp32, compare, references
+from zoo.export.parity import References, check_fp32, references
 from zoo.export.torch_engines import compile_, eager
-from zoo.reparam.deploy import deploy, is_deployed
-from zoo.reparam.verify import example_input
+from zoo.network import example_input
+from zoo.surgery.deploy import deploy
 
-BUILDERS = {"eager": eager, "compile": compile_, "onnxruntime": onnxruntime, "openvino": openvino}
+BUILDERS = {
+    "eager": eager,
+    "compile": compile_,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
+    "ncnn": ncnn,
+    "mnn": mnn,
+}
+AUTO = ("eager", "onnxruntime", "openvino", "ncnn", "mnn")
+"""What `engine="auto"` chooses from; `compile` takes a minute to build, so it must be named."""
 MIN_ROUNDS = 5
 
 
@@ -43,10 +55,9 @@ def compile_for(
     >>> logits = fast(images)
 
     Args:
-        model: Any network in eval mode. Blocks (ours and timm's) are deployed first, BatchNorms folded.
-        engine: `eager`, `compile`, `onnxruntime`, `openvino`, or `auto`: the fastest of those installed,
-            measured here on `example`. `auto` leaves `compile` out where ONNX Runtime or OpenVINO is there:
-            it takes a minute to build and was never faster.
+        model: Any network in eval mode. It is deployed first: every linear region becomes one convolution.
+        engine: `eager`, `compile`, `onnxruntime`, `openvino`, `ncnn`, `mnn`, or `auto`: the fastest of those
+            installed, but for `compile`, measured here on `example`.
         precision: `fp32`, `bf16`, `fp16`, `int8`, or `auto`: the fastest of `allow`.
         example: Images (N, C, H, W), float32, of the size and batch to be fast at. Default: one random image
             of the network's own input size.
@@ -58,21 +69,21 @@ def compile_for(
         seconds: How long `auto` times its candidates, all together.
 
     Raises:
-        ValueError: Unknown name; an example of another kind, or no threads; an engine that is not installed, or a
-            precision that this machine or engine does not have; no calibration images for int8; a network in
-            training mode.
+        ValueError: Unknown name; an example of another kind; no threads or far too many; an engine that is not
+            installed, or a precision that this machine or engine does not have; no calibration images for int8; a
+            network in training mode.
         ParityError: An fp32 engine differs from PyTorch by more than rounding.
     """
     check_name("engine", engine, ("auto", *ENGINES))
     for name in (precision, *allow):
         check_name("precision", name, ("auto", *PRECISIONS))
-    example = example_input(model, 1).float() if example is None else example.detach()
+    example = example_input(model).float() if example is None else example.detach()
     if example.ndim != 4 or not len(example) or example.dtype != torch.float32:
         kind = str(example.dtype).removeprefix("torch.")
         raise ValueError(f"example must be float32 images (N, C, H, W), not {kind} {tuple(example.shape)}")
-    if threads is not None and threads < 1:
+    if threads is not None and check_crowd("threads", threads) < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    engines = _engines_of_auto() if engine == "auto" else (engine,)
+    engines = AUTO if engine == "auto" else (engine,)
     precisions = tuple(allow) if precision == "auto" else (precision,)
     fixed = "auto" not in (engine, precision)
     if fixed and (reason := refusal(engine, precision, example.device.type)) is not None:
@@ -92,7 +103,7 @@ def compile_for(
 
 
 def deployed_network(model: nn.Module, example: Tensor) -> nn.Module:
-    """The deployed structure of any network, float32: blocks (ours and timm's) and every BatchNorm folded.
+    """Deploy any network, in float32: every linear region folded.
 
     Args:
         model: In eval mode; not touched.
@@ -102,8 +113,6 @@ def deployed_network(model: nn.Module, example: Tensor) -> nn.Module:
         ValueError: The network is in training mode.
         EquivalenceError: The deployed network does not compute the same.
     """
-    if is_deployed(model) and not model.training:
-        model = reparameterize_model(model)  # timm's own blocks; it copies
     return deploy(model, example[:2].to(next(model.parameters()).dtype)).float()
 
 
@@ -124,11 +133,6 @@ def calibration_batches(calibration: Iterable[Tensor] | str | None, example: Ten
         found = " and ".join(map(str, sizes)) or "absent"
         raise ValueError(f"calibration images are {found}, the example's {tuple(example.shape[1:])}")
     return batches
-
-
-def _engines_of_auto() -> tuple[str, ...]:
-    others = [name for name in ("onnxruntime", "openvino") if refusal(name, "fp32") is None]
-    return ("eager", *others) if others else ("eager", "compile")
 
 
 def _build(source: Source, engine: str, precision: str, pairs: References) -> Engine:

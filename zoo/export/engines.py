@@ -1,8 +1,7 @@
-"""What the engines have in common: their names, what each can do on this machine, and what each is given."""
+"""The engines' common ground: their names, what each can do on this machine, and what each is given."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import os
 import shutil
@@ -15,24 +14,33 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from zoo.compare import Agreement
 from zoo.export.cpu import has_bf16, has_fp16
 from zoo.export.graphs import capture, read_openvino, to_onnx, to_openvino
-from zoo.export.parity import Parity
+from zoo.nearest import did_you_mean
+from zoo.results.table import Column, Table
 
 if TYPE_CHECKING:
     import onnx
     import openvino as ov
 
-ENGINES = ("eager", "compile", "onnxruntime", "openvino")
+ENGINES = ("eager", "compile", "onnxruntime", "openvino", "ncnn", "mnn")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-_PACKAGES = {
-    "onnx": (("onnx", "onnxscript"), "reparam-zoo[onnx]"),
-    "onnxruntime": (("onnx", "onnxscript", "onnxruntime"), "reparam-zoo[onnx]"),
-    "openvino": (("openvino",), "reparam-zoo[openvino]"),
-    "nncf": (("nncf",), "reparam-zoo[openvino]"),
+_ONNX = ("onnx", "onnxscript")
+PACKAGES = {
+    "onnx": ("onnx", _ONNX),
+    "onnxruntime": ("onnx", (*_ONNX, "onnxruntime")),
+    "openvino": ("openvino", ("openvino",)),
+    "nncf": ("openvino", ("nncf",)),
+    "ncnn": ("ncnn", (*_ONNX, "ncnn", "pnnx")),
+    "mnn": ("mnn", (*_ONNX, "MNN")),
+    "litert": ("litert", ("litert_torch", "ai_edge_litert")),
+    "executorch": ("executorch", ("executorch",)),
+    "coreml": ("coreml", ("coremltools",)),
 }
+"""What is used → our extra that has it, and the packages it needs."""
 
 Run = Callable[[Tensor], Tensor]
 
@@ -78,7 +86,7 @@ class Candidate:
     engine: str
     precision: str
     milliseconds: float | None
-    parity: Parity | None
+    parity: Agreement | None
     reason: str | None = None
 
 
@@ -96,7 +104,7 @@ class Engine:
     engine: str
     precision: str
     threads: int
-    parity: Parity
+    parity: Agreement
     input_size: tuple[int, ...]
     run: Run
     candidates: tuple[Candidate, ...] = ()
@@ -117,40 +125,39 @@ class Engine:
 
     def table(self) -> str:
         """The candidates, one line each."""
-        lines = [f"{'engine':20} {'ms':>8}  parity"]
-        for one in self.candidates:
-            name = f"{one.engine}-{one.precision}"
-            if one.parity is None or one.milliseconds is None:
-                lines.append(f"{name:20} {'-':>8}  {one.reason}")
-            else:
-                lines.append(f"{name:20} {one.milliseconds:8.2f}  {one.parity}")
-        return "\n".join(lines)
+        columns = [
+            Column("engine", lambda one: f"{one.engine}-{one.precision}"),
+            Column("ms", lambda one: one.milliseconds, "{:.2f}".format),
+            Column("parity", lambda one: one.reason if one.parity is None else str(one.parity)),
+        ]
+        return Table(columns, self.candidates).text()
 
 
 def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
     """Raise ValueError with near names unless `name` is known."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
-        raise ValueError(f"unknown {kind} {name!r}: {hint}")
+        near = did_you_mean(name, known, f"known: {', '.join(known)}")
+        raise ValueError(f"unknown {kind} {name!r}: {near}")
 
 
 def missing_package(name: str) -> str | None:
-    """What to install before `name` (onnx, onnxruntime, openvino, nncf) can be used; None if it is there."""
-    packages, extra = _PACKAGES[name]
-    absent = [package for package in packages if importlib.util.find_spec(package) is None]
-    return f"{absent[0]} is not installed: install '{extra}'" if absent else None
+    """Say what to install before `name` (a key of `PACKAGES`) can be used; None if it is there."""
+    extra, needed = PACKAGES[name]
+    absent = [package for package in needed if importlib.util.find_spec(package) is None]
+    return f"{absent[0]} is not installed: pip install {' '.join(absent)} (our extra [{extra}])" if absent else None
 
 
 def refusal(engine: str, precision: str, device: str = "cpu") -> str | None:
-    """Why this engine cannot run at this precision on this machine, in one line; None if it can."""
-    if engine in ("onnxruntime", "openvino"):
+    """Say in one line why this engine cannot run at this precision on this machine; None if it can."""
+    if engine in PACKAGES:
         if (reason := missing_package(engine)) is not None:
             return reason
         if device != "cpu":
             return f"{engine} runs on the CPU here: move the network with model.cpu()"
-    elif precision == "int8":
+    if precision == "int8" and engine not in ("onnxruntime", "openvino"):
         return f"{engine} has no int8 path: use openvino or onnxruntime"
+    if engine in ("ncnn", "mnn") and precision != "fp32":
+        return f"{engine} computes in fp32 here: use openvino or eager for {precision}"
     if engine == "compile" and _compiler() is None:
         return "torch.compile needs a C++ compiler: install g++ or clang++, or name one in CXX"
     if engine == "openvino" and precision == "int8":

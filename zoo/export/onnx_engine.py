@@ -1,21 +1,28 @@
-"""The engine `onnxruntime`, and its static int8."""
+"""The engine `onnxruntime`, its static int8, and ONNX files."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from zoo.export.engines import Run, Source
-from zoo.export.graphs import INPUT, OUTPUT, quiet
+from zoo.export.cpu import saturates_int8
+from zoo.export.engines import Run, Source, missing_package
+from zoo.export.formats import Format, Order, Way
+from zoo.export.graphs import INPUT, OUTPUT, capture, quiet, to_onnx
+from zoo.export.int8 import MIXED, Goal, by_nncf, by_sensitivity
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    import onnxruntime as ort
 
 
 def onnxruntime(source: Source, precision: str) -> Run:
@@ -26,14 +33,19 @@ def onnxruntime(source: Source, precision: str) -> Run:
     return session(graph.SerializeToString(), source.threads)
 
 
-def session(graph: bytes | str, threads: int) -> Run:
-    """Run a serialised ONNX graph, or the file of that name. Input and output pass without a copy."""
+def inference_session(graph: bytes | str, threads: int) -> ort.InferenceSession:
+    """Load a serialised ONNX graph, or the file of that name, on the CPU."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors only: warnings go to stderr past Python
-    runner = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def session(graph: bytes | str, threads: int) -> Run:
+    """Run a serialised ONNX graph, or the file of that name. Input and output pass without a copy."""
+    runner = inference_session(graph, threads)
 
     def run(images: Tensor) -> Tensor:
         (output,) = runner.run([OUTPUT], {INPUT: images.contiguous().numpy()})
@@ -42,10 +54,25 @@ def session(graph: bytes | str, threads: int) -> Run:
     return run
 
 
-def quantize_graph(graph: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> onnx.ModelProto:
-    """Static int8: weights per output channel, activations per tensor by their range over the calibration."""
+def quantize_graph(
+    graph: onnx.ModelProto, calibration: Sequence[Tensor], ranges: str = "MinMax", per_channel: bool = True
+) -> onnx.ModelProto:
+    """Static int8: weights symmetric, activations per tensor by their range over the calibration.
+
+    Weights have 7 bits if this CPU would saturate on 8.
+
+    Args:
+        ranges: A name of ONNX Runtime's `CalibrationMethod`: `MinMax`, `Percentile`, `Entropy`.
+        per_channel: A scale for each output channel of a weight; else one for all of it.
+    """
     import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
     class Batches(CalibrationDataReader):
@@ -54,7 +81,7 @@ def quantize_graph(graph: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> o
 
         def get_next(self) -> dict | None:
             batch = next(self.batches, None)
-            return None if batch is None else {INPUT: batch.contiguous().numpy()}
+            return None if batch is None else _as_item(batch)
 
     graph = copy.deepcopy(graph)  # quantize_static writes into it
     add_pre_process_metadata(graph)  # the exporter has folded constants already
@@ -65,8 +92,66 @@ def quantize_graph(graph: onnx.ModelProto, calibration: tuple[Tensor, ...]) -> o
             file,
             Batches(),
             quant_format=QuantFormat.QDQ,
-            per_channel=True,
+            per_channel=per_channel,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            reduce_range=saturates_int8(),
+            calibrate_method=CalibrationMethod[ranges],
         )
         return onnx.load(file)
+
+
+def _correct_biases(graph: onnx.ModelProto, calibration: Sequence[Tensor], goal: Goal | None) -> onnx.ModelProto:
+    return by_nncf(graph, [*map(_as_item, calibration)])
+
+
+def _mix(graph: onnx.ModelProto, calibration: Sequence[Tensor], goal: Goal | None) -> onnx.ModelProto:
+    assert goal is not None
+
+    def runner(quantised: onnx.ModelProto) -> Run:
+        return session(quantised.SerializeToString(), torch.get_num_threads())
+
+    return by_sensitivity(graph, [*map(_as_item, calibration)], [], goal, _as_item, runner)
+
+
+def _as_item(images: Tensor) -> dict[str, np.ndarray]:
+    return {INPUT: images.contiguous().numpy()}
+
+
+WAYS: dict[str, Way] = {
+    "minimum and maximum": lambda graph, calibration, _: quantize_graph(graph, calibration),
+    "percentiles": lambda graph, calibration, _: quantize_graph(graph, calibration, "Percentile"),
+    "corrected biases": _correct_biases,
+    MIXED: _mix,
+}
+
+
+def graph_of(order: Order) -> onnx.ModelProto:
+    """The float32 ONNX graph of a network that is to be written, its batch size free or the example's."""
+    source = order.source
+    return to_onnx(capture(source.network, source.example, dynamic_batch=order.free_batch), order.opset)
+
+
+def _write(order: Order, path: Path) -> Counter[str]:
+    if order.precision == "int8":  # calibration batches may have any size
+        graph = order.quantised(graph_of(dataclasses.replace(order, free_batch=True)))
+        if not order.free_batch:
+            for value in (*graph.graph.input, *graph.graph.output):
+                value.type.tensor_type.shape.dim[0].dim_value = len(order.source.example)
+    else:
+        graph = graph_of(order)
+    graph.metadata_props.add(key="zoo", value=order.said)
+    path.write_bytes(graph.SerializeToString())
+    return Counter(node.op_type for node in graph.graph.node if node.op_type != "Constant")
+
+
+FILE = Format(
+    suffix=".onnx",
+    package="onnx",
+    write=_write,
+    read=lambda path, precision: session(str(path), 1),
+    unreadable=lambda: missing_package("onnxruntime"),
+    precisions={"fp32": None, "int8": "onnxruntime"},
+    ways=WAYS,
+    says=True,
+)

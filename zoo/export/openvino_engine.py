@@ -1,23 +1,26 @@
-"""The engine `openvino`, and its int8 by NNCF's post-training quantisation."""
+"""The engine `openvino`, its int8 by NNCF's post-training quantisation, and its files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from zoo.export.cpu import has_bf16
 from zoo.export.engines import Run, Source
-from zoo.export.graphs import quiet
+from zoo.export.formats import Format, Order, Way
+from zoo.export.int8 import MIXED, Goal, by_nncf, by_sensitivity
+from zoo.runtime.engines import in_a_thread, openvino_core
 
 if TYPE_CHECKING:
+    import numpy as np
     import openvino as ov
 
-T = TypeVar("T")
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 SHAPES_KEPT = 4
 
@@ -30,44 +33,30 @@ def openvino(source: Source, precision: str) -> Run:
     return compiled(model, precision, source.threads)
 
 
-@cache
-def core() -> ov.Core:
-    """The one Core of this process, its CPU plugin loaded."""
-    import openvino as ov
+def settings_for(precision: str, threads: int) -> dict[str, Any]:
+    """OpenVINO's settings of a compiled model.
 
-    made = ov.Core()
-    _in_a_thread(made.get_property, "CPU", "FULL_DEVICE_NAME")
-    return made
-
-
-def _in_a_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """Call in a thread of its own what may load or unload OpenVINO's CPU plugin.
-
-    Each load gives the calling thread another stack for signals, and each unload brings the one before back, even
-    if that is unmapped by then: the next signal (Ctrl-C, a child that ends) would kill the process.
+    By its own choice OpenVINO computes "fp32" in bf16 on CPUs that can, so the precision is always said. What int8
+    leaves in floating point runs in bf16 there. A pinned thread shares its core with every other process that pins,
+    and gains nothing alone.
     """
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call, *args, **kwargs).result()
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "ENABLE_CPU_PINNING": False,
+        "INFERENCE_PRECISION_HINT": HINTS[("bf16" if has_bf16() else "fp32") if precision == "int8" else precision],
+    }
 
 
 def compiled(model: ov.Model, precision: str, threads: int) -> Run:
     """Run an OpenVINO model. The last few input shapes are kept compiled. Not for concurrent calls."""
-    # By its own choice OpenVINO computes "fp32" in bf16 on CPUs that can, so the precision is always said.
-    # What int8 leaves in floating point runs in bf16 there. A pinned thread shares its core with every other
-    # process that pins, and gains nothing alone.
-    hint = HINTS["bf16" if has_bf16() else "fp32"] if precision == "int8" else HINTS[precision]
-    config = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,
-        "INFERENCE_PRECISION_HINT": hint,
-    }
+    config = settings_for(precision, threads)
 
     @lru_cache(maxsize=SHAPES_KEPT)
     def request(shape: tuple[int, ...]) -> ov.InferRequest:
         fixed = model.clone()
         fixed.reshape(ov_shape(*shape))
-        return core().compile_model(fixed, "CPU", config).create_infer_request()
+        return openvino_core().compile_model(fixed, "CPU", config).create_infer_request()
 
     def run(images: Tensor) -> Tensor:
         answer = request(tuple(images.shape))
@@ -77,26 +66,55 @@ def compiled(model: ov.Model, precision: str, threads: int) -> Run:
     return run
 
 
-def quantize_model(model: ov.Model, calibration: Sequence[Tensor]) -> ov.Model:
+def quantize_model(model: ov.Model, calibration: Sequence[Tensor], **options: Any) -> ov.Model:
     """Post-training quantisation: weights per channel, activations per tensor, biases corrected.
 
     In a network with depthwise convolutions only dense convolutions on maps and linear layers become int8:
     OpenVINO has no int8 kernel for depthwise ones, so that quantising these, and the additions and gates
     between them, costs accuracy and conversions and gains no time. Elsewhere everything becomes int8.
-    """
-    import nncf
 
+    Args:
+        options: Of `nncf.AdvancedQuantizationParameters`.
+    """
+    model = _of_any_batch(model, calibration)
+    return in_a_thread(by_nncf, model, [*map(_as_item, calibration)], _kept_in_float(model), **options)
+
+
+def _cut_tails(model: ov.Model, calibration: Sequence[Tensor], goal: Goal | None) -> ov.Model:
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    ranges = RangeEstimatorParametersSet.MEAN_QUANTILE
+    return quantize_model(model, calibration, activations_range_estimator_params=ranges)
+
+
+def _mix(model: ov.Model, calibration: Sequence[Tensor], goal: Goal | None) -> ov.Model:
+    def runner(judged: ov.CompiledModel) -> Run:
+        return lambda images: torch.from_numpy(judged(_as_item(images))[0])
+
+    model = _of_any_batch(model, calibration)
+    items = [*map(_as_item, calibration)]
+    return in_a_thread(by_sensitivity, model, items, _kept_in_float(model), goal, _as_item, runner)
+
+
+WAYS: dict[str, Way] = {
+    "mean range": lambda model, calibration, _: quantize_model(model, calibration),
+    "quantiles": _cut_tails,
+    "aligned channels": lambda model, calibration, _: quantize_model(
+        model, calibration, disable_channel_alignment=False
+    ),
+    MIXED: _mix,
+}
+
+
+def _of_any_batch(model: ov.Model, images: Sequence[Tensor]) -> ov.Model:
+    """A copy that takes any number of such images."""
     model = model.clone()
-    model.reshape(ov_shape(-1, *calibration[0].shape[1:]))
-    with quiet("nncf"):
-        return _in_a_thread(
-            nncf.quantize,
-            model,
-            nncf.Dataset([batch.contiguous().numpy() for batch in calibration]),
-            subset_size=len(calibration),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
-            ignored_scope=nncf.IgnoredScope(names=_kept_in_float(model), validate=False),
-        )
+    model.reshape(ov_shape(-1, *images[0].shape[1:]))
+    return model
+
+
+def _as_item(images: Tensor) -> np.ndarray:
+    return images.contiguous().numpy()
 
 
 def _kept_in_float(model: ov.Model) -> list[str]:
@@ -118,3 +136,30 @@ def ov_shape(*sizes: int) -> ov.PartialShape:
     import openvino as ov
 
     return ov.PartialShape(list(sizes))
+
+
+def _write(order: Order, path: Path) -> Counter[str]:
+    import openvino as ov
+
+    source = order.source
+    model = source.openvino_model
+    if order.precision == "int8":
+        model = order.quantised(model)
+    model.reshape(ov_shape(-1 if order.free_batch else len(source.example), *source.example.shape[1:]))
+    model.set_rt_info(order.said, "zoo")
+    ov.save_model(model, path, compress_to_fp16=order.precision == "fp16")
+    kinds = (op.get_type_name() for op in model.get_ops())
+    return Counter(kind for kind in kinds if kind not in ("Constant", "Parameter", "Result"))
+
+
+FILE = Format(
+    suffix=".xml",
+    package="openvino",
+    write=_write,
+    read=lambda path, precision: compiled(
+        openvino_core().read_model(path), "int8" if precision == "int8" else "fp32", 1
+    ),
+    precisions={"fp32": None, "fp16": None, "int8": "nncf"},
+    ways=WAYS,
+    says=True,
+)

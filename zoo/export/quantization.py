@@ -1,4 +1,4 @@
-"""What int8 does to a deployed network, layer by layer: weight ranges, and signal to quantisation noise.
+"""The effect of int8 on a deployed network, layer by layer: weight ranges, and signal to quantisation noise.
 
 Folding multiplies each output channel's weights by its BatchNorm's scale and adds branches of unlike sizes: the
 channels' ranges drift apart, one scale for all of them wastes most channels' bits, and a few large weights make
@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from zoo.compare import compare, decibels
 from zoo.export.compile import deployed_network
-from zoo.export.parity import decibels, sqnr_db
 from zoo.reparam.block import MultiBranchConv2d
+from zoo.results.table import Column, Table, significant
 
 Layer = nn.Conv2d | nn.Linear
 
@@ -56,17 +57,19 @@ class QuantizationReport:
     output_db: float
 
     def table(self) -> str:
-        """For reading: one line a layer, then the network."""
-        width = max(len(layer.name) for layer in self.layers)
-        lines = [f"{'':{width}}                          SQNR, dB", f"{'layer':{width}}  max|w|  growth  spread"]
-        lines[1] += "  per channel  per tensor  activations"
-        for one in self.layers:
-            growth = "-" if one.growth is None else f"{one.growth:.2f}"
-            lines.append(
-                f"{one.name:{width}}  {one.max_weight:6.3g}  {growth:>6}  {one.spread:6.1f}"
-                f"  {one.per_channel_db:11.1f}  {one.per_tensor_db:10.1f}  {one.activation_db:11.1f}"
-            )
-        return "\n".join([*lines, f"output, all layers in int8: SQNR {self.output_db:.1f} dB"])
+        """Write the report as a table: one line a layer, then the network."""
+        decimal = "{:.1f}".format
+        columns = [
+            Column("layer", lambda layer: layer.name),
+            Column("max|w|", lambda layer: layer.max_weight, significant),
+            Column("growth", lambda layer: layer.growth, "{:.2f}".format),
+            Column("spread", lambda layer: layer.spread, decimal),
+            Column("SQNR, dB: weights per channel", lambda layer: layer.per_channel_db, decimal),
+            Column("weights per tensor", lambda layer: layer.per_tensor_db, decimal),
+            Column("activations", lambda layer: layer.activation_db, decimal),
+        ]
+        lines = [Table(columns, self.layers).text(), f"output, all layers in int8: SQNR {self.output_db:.1f} dB"]
+        return "\n".join(lines)
 
 
 def quantization_report(model: nn.Module, calibration: Iterable[Tensor]) -> QuantizationReport:
@@ -95,7 +98,7 @@ def quantization_report(model: nn.Module, calibration: Iterable[Tensor]) -> Quan
         noisy = [rounded(images) for images in batches]
     before = _weights_before(model)
     reports = [_report(name, one, before.get(name), *figures[name]) for name, one in layers.items() if name in figures]
-    return QuantizationReport(reports, sqnr_db(list(zip(noisy, exact, strict=True))))
+    return QuantizationReport(reports, compare(noisy, exact).sqnr_db)
 
 
 def _report(name: str, layer: Layer, before: float | None, *decibels: float) -> LayerReport:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from zoo.cores import check_crowd
 from zoo.export.engines import DTYPES, Run, Source
 
 
@@ -41,12 +42,15 @@ def _runner(network: Run, source: Source, precision: str) -> Run:
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """PyTorch on this many CPU threads: a setting of the whole process, so it is put back."""
+    """PyTorch on this many CPU threads: a setting of the whole process, so it is put back.
+
+    Raises: ValueError for more than the machine bears.
+    """
     before = torch.get_num_threads()
     if before == number:
         yield
         return
-    torch.set_num_threads(number)
+    torch.set_num_threads(check_crowd("threads", number))
     try:
         yield
     finally:

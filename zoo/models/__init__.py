@@ -1,5 +1,29 @@
 """The networks; importing this fills the registry."""
 
-from zoo.models import alexnet, converted, mobileone, repghostnet, repvgg, yolov7
+from zoo.models import (
+    alexnet,
+    cifar,
+    converted,
+    mobileone,
+    orepa,
+    qarepvgg,
+    repghostnet,
+    repvgg,
+    repvggplus,
+    yolov7,
+    yolov7_neck,
+)
 
-__all__ = ["alexnet", "converted", "mobileone", "repghostnet", "repvgg", "yolov7"]
+__all__ = [
+    "alexnet",
+    "cifar",
+    "converted",
+    "mobileone",
+    "orepa",
+    "qarepvgg",
+    "repghostnet",
+    "repvgg",
+    "repvggplus",
+    "yolov7",
+    "yolov7_neck",
+]

@@ -13,48 +13,10 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from zoo.models.flat_head import FlatHead
 from zoo.models.staged import StagedNetwork
-
-
-class AlexNetHead(nn.Module):
-    """fc(hidden(flatten(pool(x)))), in the manner of timm's `ClassifierHead`.
-
-    The hidden layers read a 6x6 map, which is what images of 224 pixels give; other maps are averaged to that.
-    Without pooling (`pool_type=""`) the head hands the map through.
-    """
-
-    def __init__(self, in_channels: int, num_classes: int, pool: str, drop_rate: float, dd: dict[str, Any]) -> None:
-        super().__init__()
-        if num_classes and not pool:
-            raise ValueError("global_pool='' needs num_classes=0: AlexNet's classifier reads pooled features")
-        self.num_features = 4096
-        self.global_pool = nn.AdaptiveAvgPool2d(6)
-        layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten(1))
-        for name, features in (("fc1", in_channels * 36), ("fc2", self.num_features)):
-            layers[name] = nn.Linear(features, self.num_features, **dd)
-            layers[f"{name}_act"] = nn.ReLU(inplace=True)
-            layers[f"{name}_drop"] = nn.Dropout(drop_rate)
-        self.hidden = nn.Sequential(layers)
-        self.reset(num_classes, pool, **dd)
-
-    def reset(self, num_classes: int, pool_type: str | None = None, **dd: Any) -> None:
-        """A fresh classifier (0: none); pooling on ("avg") or off ("")."""
-        if pool_type is not None:
-            if pool_type not in ("avg", ""):
-                raise ValueError(
-                    f"global_pool={pool_type!r}: AlexNet's head averages to 6x6 ('avg') or not at all ('')"
-                )
-            self.pools = bool(pool_type)
-        self.fc = nn.Linear(self.num_features, num_classes, **dd) if num_classes else nn.Identity()
-        self.train(self.training)
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        if not self.pools:
-            return x
-        x = self.hidden(self.global_pool(x))
-        return x if pre_logits else self.fc(x)
 
 
 class AlexNet(StagedNetwork):
@@ -89,7 +51,7 @@ class AlexNet(StagedNetwork):
                     )
                 ),
             ],
-            AlexNetHead(256, num_classes, global_pool, drop_rate, dd),
+            FlatHead(256, 6, (4096, 4096), num_classes, global_pool, drop_rate, dd),
             final=_pool(),
             num_classes=num_classes,
             in_chans=in_chans,

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from zoo.models.staged import StagedNetwork, dilated
 from zoo.registry import register_model
-from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.branches import build_block
+from zoo.reparam.spec import ConvSpec
 
 DEPTHS = (2, 8, 10, 1)
 SE_UNITS = (0, 0, 5, 1)
@@ -109,15 +109,7 @@ def _spec(
     in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> ConvSpec:
     padding = dilation * (kernel // 2)
-    return ConvSpec(
-        in_channels=in_channels,
-        out_channels=out_channels,
-        kernel_size=(kernel, kernel),
-        stride=(stride, stride),
-        padding=(padding, padding),
-        dilation=(dilation, dilation),
-        groups=groups,
-    )
+    return ConvSpec(in_channels, out_channels, kernel, stride, padding, dilation, groups)
 
 
 VARIANTS: dict[str, Variant] = {

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from zoo.models.staged import StagedNetwork, dilated
 from zoo.registry import register_model
-from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.branches import build_block
+from zoo.reparam.spec import ConvSpec
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class RepGhostBottleneck(nn.Module):
 def _shortcut(
     in_channels: int, out: int, row: Row, variant: Variant, stride: int, dilation: int, dd: dict[str, Any]
 ) -> nn.Module | None:
-    """What is added to a bottleneck's output; the ablation leaves out only the bare identity."""
+    """Build what is added to a bottleneck's output; the ablation leaves out only the bare identity."""
     if in_channels == out and row.stride == 1:
         return nn.Identity() if variant.shortcut else None
     depthwise = conv_bn(in_channels, in_channels, row.kernel, stride, dilation, groups=in_channels, dd=dd)
@@ -222,14 +222,7 @@ def conv_bn(
 
 
 def _depthwise(channels: int, dilation: int) -> ConvSpec:
-    return ConvSpec(
-        in_channels=channels,
-        out_channels=channels,
-        kernel_size=(3, 3),
-        padding=(dilation, dilation),
-        dilation=(dilation, dilation),
-        groups=channels,
-    )
+    return ConvSpec(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
 
 
 VARIANTS: dict[str, Variant] = {

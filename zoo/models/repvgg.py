@@ -1,7 +1,7 @@
-"""RepVGG: Making VGG-style ConvNets Great Again (arXiv 2101.03697), and RepVGGplus of the same authors' repository.
+"""RepVGG: Making VGG-style ConvNets Great Again (arXiv 2101.03697).
 
-    block = relu(bn(3x3) + bn(1x1) + bn(id))                       section 3.3; bn(id) not in a stage's first block
-    block = relu(se(…))   in D2se,   se(relu(…))   in RepVGGplus
+    block = relu(bn(3x3) + bn(1x1) + bn(id))     section 3.3; bn(id) not in a stage's first block
+    block = relu(se(…))   in D2se,   se(relu(…))   in RepVGGplus (`zoo.models.repvggplus`)
 
 Five stages of such blocks, each starting with stride 2; no pooling until the head. Deployed: a stack of 3x3 and ReLU.
 """
@@ -12,25 +12,23 @@ Five stages of such blocks, each starting with stride 2; no pooling until the he
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from timm.layers import ClassifierHead, SqueezeExcite, get_device_dtype
-from timm.models._manipulate import checkpoint
+from timm.layers import ClassifierHead, SqueezeExcite
 from torch import Tensor, nn
 
 from zoo.models.staged import StagedNetwork, dilated
 from zoo.registry import register_model
-from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.branches import build_block, without_identity
-from zoo.reparam.layers import TrainingOnly
+from zoo.reparam.spec import ConvSpec
 
 
 @dataclass(frozen=True)
 class Variant:
     """One row of the paper's Tables 2 and 3.
 
-    depths: blocks of the four stages after the stem. a, b: width multipliers of all stages but the last, and of it.
-    groups: of every second layer, the 3rd to the 27th. se: hidden width is out_channels / ratio, before the ReLU
-    or after it.
+    depths: blocks of the four stages after the stem.
+    a, b: width multipliers; b is the last stage's, a that of all before it.
+    groups: of every second layer, the 3rd to the 27th.
+    se_ratio: the hidden width of squeeze-and-excitation is out_channels / ratio. se_after_relu: else it is before.
     """
 
     depths: tuple[int, int, int, int]
@@ -39,7 +37,6 @@ class Variant:
     groups: int = 1
     se_ratio: int | None = None
     se_after_relu: bool = False
-    aux_heads: bool = False
     stem_stride: int = 2
 
     @property
@@ -55,11 +52,10 @@ class RepVGGBlock(nn.Module):
     def __init__(self, spec: ConvSpec, block: str, variant: Variant, dd: dict[str, Any]) -> None:
         super().__init__()
         self.conv = build_block(spec, block, **dd)
-        se = nn.Identity()
+        self.se: nn.Module = nn.Identity()
         if variant.se_ratio:
-            se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // variant.se_ratio, **dd)
+            self.se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // variant.se_ratio, **dd)
         self.se_after_relu = variant.se_after_relu
-        self.se = se
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,90 +89,22 @@ class RepVGG(StagedNetwork):
         dtype: Any = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
-        widths, stages, index, reductions = variant.widths, [], 0, []
-        previous, reduction = in_chans, 1
+        widths, stages, reductions = variant.widths, [], [1]
+        previous, index = in_chans, 0
         plan = dilated([variant.stem_stride, 2, 2, 2, 2], output_stride)
-        for depth, width, (stride, first, dilation) in zip((1, *variant.depths), widths, plan, strict=True):
+        for depth, width, (stage_stride, first, others) in zip((1, *variant.depths), widths, plan, strict=True):
             blocks = []
             for position in range(depth):
-                spec = ConvSpec(
-                    in_channels=previous,
-                    out_channels=width,
-                    kernel_size=(3, 3),
-                    stride=(stride, stride) if position == 0 else (1, 1),
-                    padding=(first, first) if position == 0 else (dilation, dilation),
-                    dilation=(first, first) if position == 0 else (dilation, dilation),
-                    groups=variant.groups if index in range(2, 27, 2) else 1,
-                )
-                blocks.append(RepVGGBlock(spec, without_identity(block) if position == 0 else block, variant, dd))
+                stride, dilation = (1, others) if position else (stage_stride, first)
+                groups = variant.groups if index in range(2, 27, 2) else 1
+                spec = ConvSpec(previous, width, 3, stride, dilation, dilation, groups)
+                blocks.append(RepVGGBlock(spec, block if position else without_identity(block), variant, dd))
                 previous, index = width, index + 1
             stages.append(nn.Sequential(*blocks))
-            reduction *= stride
-            reductions.append(reduction)
-        super().__init__(
-            stages[0][0],
-            stages[1:],
-            ClassifierHead(widths[-1], num_classes, global_pool, drop_rate, **dd),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            channels=widths,
-            reductions=reductions,
-            drop_rate=drop_rate,
-        )
-
-
-class RepVGGPlus(RepVGG):
-    """RepVGG with three auxiliary classifiers: after stages 1 and 2, and half-way through stage 3.
-
-    In training mode the forward pass returns (logits, auxiliary logits, ×3), for a loss of
-    CE(logits) + 0.1 Σ CE(auxiliary logits); in eval mode the logits. Deploying removes the auxiliary heads.
-    """
-
-    def __init__(self, variant: Variant, **kwargs: Any) -> None:
-        super().__init__(variant, **kwargs)
-        dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
-        widths = variant.widths[1:4]
-        self.aux_heads = TrainingOnly([_auxiliary_head(w, self.num_classes, dd) for w in widths])
-
-    def forward(self, x: Tensor) -> Any:
-        if torch.jit.is_scripting() or not self.training or len(self.aux_heads) == 0:
-            return self.forward_head(self.forward_features(x))
-        x = self.stem(x)
-        auxiliary = []
-        stages: Any = self.stages
-        taps = (stages[0][-1], stages[1][-1], stages[2][len(stages[2]) // 2 - 1])
-        for stage in stages:
-            for block in stage:  # one by one: a slice of a stage is no module of the network's, which fx refuses
-                x = checkpoint(block, x) if self.grad_checkpointing else block(x)
-                if any(block is tap for tap in taps):
-                    auxiliary.append(self.aux_heads[len(auxiliary)](x))
-        return (self.forward_head(x), *auxiliary)
-
-    @torch.jit.ignore()
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        super().reset_classifier(num_classes, global_pool)
-        heads: Any = self.aux_heads
-        for *_, classifier in heads:
-            classifier.reset(num_classes, global_pool, **get_device_dtype(self))
-
-    @torch.jit.ignore()
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        wanted = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        if prune_head:
-            self.aux_heads.clear()
-        return wanted
-
-
-def _auxiliary_head(channels: int, num_classes: int, dd: dict[str, Any]) -> nn.Module:
-    """fc(pool(relu(bn(3x3, stride 2))))"""
-    return nn.Sequential(
-        nn.Conv2d(channels, channels, 3, 2, 1, bias=False, **dd),
-        nn.BatchNorm2d(channels, **dd),
-        nn.ReLU(inplace=True),
-        ClassifierHead(channels, num_classes, **dd),
-    )
+            reductions.append(reductions[-1] * stage_stride)
+        head = ClassifierHead(widths[-1], num_classes, global_pool, drop_rate, **dd)
+        facts = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
+        super().__init__(stages[0][0], stages[1:], head, channels=widths, reductions=reductions[1:], **facts)
 
 
 _A, _B, _D = (2, 4, 14, 1), (4, 6, 16, 1), (8, 14, 24, 1)
@@ -195,27 +123,20 @@ VARIANTS: dict[str, Variant] = {
     "repvgg_b3g2": Variant(_B, 3, 5, groups=2),
     "repvgg_b3g4": Variant(_B, 3, 5, groups=4),
     "repvgg_d2se": Variant(_D, 2.5, 5, se_ratio=16),
-    "repvggplus_l2pse": Variant(_D, 2.5, 5, se_ratio=4, se_after_relu=True, aux_heads=True),
     # Ours, for small images: the quickstart and the tests.
     "repvgg_tiny": Variant((1, 2, 3, 1), 0.375, 0.375, stem_stride=1),
 }
 
 
-def _builder(variant: Variant) -> Any:
-    network = RepVGGPlus if variant.aux_heads else RepVGG
-    return lambda block="repvgg", **kwargs: network(variant, block=block, **kwargs)
+def register(name: str, network: Any, variant: Variant, **cfg: Any) -> None:
+    """Register a variant; `cfg` holds what its `pretrained_cfg` has beside RepVGG's."""
+    builder = lambda block="repvgg", **kwargs: network(variant, block=block, **kwargs)  # noqa: E731
+    register_model(builder, name=name, family="RepVGG", first_conv="stem.conv", classifier="head.fc", **cfg)
 
 
+CFGS: dict[str, dict[str, Any]] = {
+    "repvgg_d2se": {"test_input_size": (3, 320, 320), "test_crop_pct": 1.0},
+    "repvgg_tiny": {"input_size": (3, 32, 32), "pool_size": (2, 2)},
+}
 for _name, _variant in VARIANTS.items():
-    _cfg: dict[str, Any] = {
-        "first_conv": "stem.conv",
-        "classifier": "head.fc",
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bilinear",
-    }
-    if _name in ("repvgg_d2se", "repvggplus_l2pse"):
-        _cfg |= {"test_input_size": (3, 320, 320), "test_crop_pct": 1.0}
-    if _name == "repvgg_tiny":
-        _cfg |= {"input_size": (3, 32, 32), "pool_size": (2, 2)}
-    register_model(_builder(_variant), name=_name, family="RepVGG", **_cfg)
+    register(_name, RepVGG, _variant, **CFGS.get(_name, {}))

@@ -70,10 +70,6 @@ class StagedNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     @torch.jit.ignore()
-    def _run(self, stage: nn.Module, x: Tensor) -> Tensor:
-        return checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
-
-    @torch.jit.ignore()
     def forward_intermediates(
         self,
         x: Tensor,
@@ -90,33 +86,51 @@ class StagedNetwork(nn.Module):
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}: feature maps of this network are NCHW")
-        wanted, last = feature_take_indices(len(self.stages) + 1, indices)
-        taps = []
-        for index, part in enumerate([self.stem, *self.stages]):
-            if stop_early and index > last:
-                break
-            x = part(x) if index == 0 else self._run(part, x)
-            if index in wanted:
-                taps.append(x)
+        wanted, last = feature_take_indices(self.num_taps, indices)
+        stopped = stop_early and last < self.num_taps - 1
+        maps = self.taps(x, last if stopped else self.num_taps - 1)
+        taps = [tap for index, tap in enumerate(maps) if index in wanted]
         if intermediates_only:
             return taps
-        stopped = stop_early and last < len(self.stages)
-        return (x if stopped else self.final(x)), taps
+        return (maps[-1] if stopped else self.join(maps)), taps
+
+    @property
+    def num_taps(self) -> int:
+        """Number of maps that `forward_intermediates` can give."""
+        return len(self.stages) + 1
+
+    @torch.jit.ignore()
+    def taps(self, x: Tensor, last: int) -> list[Tensor]:
+        """Images → the maps with an index up to `last`."""
+        maps = [self.stem(x)]
+        for stage in self.stages[:last]:
+            maps.append(checkpoint_seq(stage, maps[-1]) if self.grad_checkpointing else stage(maps[-1]))
+        return maps
+
+    @torch.jit.ignore()
+    def join(self, maps: list[Tensor]) -> Tensor:
+        """All maps → the features that the head pools."""
+        return self.final(maps[-1])
 
     @torch.jit.ignore()
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last wanted tap, and the classifier with what leads to it."""
-        wanted, last = feature_take_indices(len(self.stages) + 1, indices)
-        if prune_head or prune_norm or last < len(self.stages):
-            self.final = nn.Identity()
+        """Drop what leads to no wanted tap, and the classifier with what leads to it."""
+        wanted, last = feature_take_indices(self.num_taps, indices)
+        if prune_head or prune_norm or last < self.num_taps - 1:
             self.num_features = self.feature_info[last]["num_chs"]
-        self.stages = self.stages[:last]
+            self.end_at(wanted, last)
         if prune_head:
             self.num_classes = 0
             self.head = ClassifierHead(self.num_features, 0, "", self.drop_rate).train(self.training)
         return wanted
+
+    @torch.jit.ignore()
+    def end_at(self, wanted: list[int], last: int) -> None:
+        """Make the last wanted map the features, and keep nothing that no wanted map needs."""
+        self.final = nn.Identity()
+        self.stages = self.stages[:last]
 
     @property
     def head_hidden_size(self) -> int:

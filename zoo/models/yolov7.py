@@ -1,16 +1,19 @@
-"""YOLOv7 (arXiv 2207.02696): RepConv, the re-parameterized unit of its heads, and its backbone as a classifier.
+"""YOLOv7 (arXiv 2207.02696): RepConv, the re-parameterized unit of its heads, ELAN, and its backbone as a classifier.
 
     conv       = silu(bn(KxK))                                             RepConv = silu(bn(3x3) + bn(1x1) + bn(id))
-    elan       = conv1x1(cat(c4, c2, b, a))   a, b = conv1x1(x);  c1 … c4 = four conv3x3 after b; c2, c4 of them kept
+    elan       = conv1x1(cat(s_n, …, s_1, b, a))   a, b = conv1x1(x);  s_1 = step(b), s_2 = step(s_1), …
     transition = cat(conv3x3/2(conv1x1(x)), conv1x1(maxpool/2(x)))
 
-Layers 0 to 50 of the official cfg/training/yolov7.yaml. The backbone itself is plain there; "planned" re-param
-(section 4.2) forbids the identity branch where an output is concatenated, so in `yolov7_backbone_rep` each 3x3 of an
-ELAN is a RepConv without identity ("repconvn"), every other 3x3 a RepConv.
+Layers 0 to 50 of the official cfg/training/yolov7.yaml; the layers after them are in `zoo.models.yolov7_neck`. The
+backbone itself is plain there; "planned" re-param (section 4.1) forbids the identity branch where an output is
+concatenated, so in `yolov7_backbone_rep` each 3x3 of an ELAN is a RepConv without identity ("repconvn"), every other
+3x3 a RepConv.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
+# generates, and torch.jit reads that only where they are types, not strings.
 
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -20,8 +23,8 @@ from torch import Tensor, nn
 
 from zoo.models.staged import StagedNetwork
 from zoo.registry import register_model
-from zoo.reparam.algebra import ConvSpec
 from zoo.reparam.branches import build_block, without_identity
+from zoo.reparam.spec import ConvSpec
 
 STAGES = ((64, 256), (128, 512), (256, 1024), (256, 1024))
 """Hidden and output channels of the ELANs at strides 4, 8, 16 and 32."""
@@ -41,47 +44,94 @@ class RepConv(nn.Module):
     ) -> None:
         super().__init__()
         padding = k // 2
-        spec = ConvSpec(
-            in_channels=c1, out_channels=c2, kernel_size=(k, k), stride=(s, s), padding=(padding, padding), groups=g
-        )
-        self.conv = build_block(spec, block, **dd)
+        self.conv = build_block(ConvSpec(c1, c2, k, s, padding, groups=g), block, **dd)
         self.act = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.conv(x))
 
 
-class ELAN(nn.Module):
-    """conv1x1(cat(c4, c2, b, a)) of two pointwise paths, one of them going on through four 3x3."""
+def conv(c1: int, c2: int, k: int, s: int = 1, **dd: Any) -> RepConv:
+    """Build YOLOv7's plain unit, silu(bn(KxK))."""
+    return RepConv(c1, c2, k, s, block="plain", **dd)
 
-    def __init__(self, c1: int, hidden: int, c2: int, block: str, dd: dict[str, Any]) -> None:
+
+class ELAN(nn.Module):
+    """conv1x1(cat(s_n, …, s_1, b, a)): of two pointwise paths a and b, the second goes on in steps of 3x3.
+
+    The backbone's has two steps of two 3x3; the neck's (ELAN-H) four steps of one, half as wide as a and b; that of
+    YOLOv7-X (ELAN-W) three steps of two.
+
+    Args:
+        c1, c2: Input and output channels.
+        hidden: Channels of a and b.
+        width: Channels of the 3x3 convolutions.
+        steps, convs: How many steps, each concatenated, and how many 3x3 in each.
+        block: The branch set of the 3x3 convolutions.
+    """
+
+    def __init__(
+        self, c1: int, hidden: int, c2: int, *, width: int, steps: int, convs: int, block: str = "plain", **dd: Any
+    ) -> None:
         super().__init__()
-        self.path_a = _conv(c1, hidden, 1, **dd)
-        self.path_b = _conv(c1, hidden, 1, **dd)
-        self.conv1, self.conv2, self.conv3, self.conv4 = (RepConv(hidden, hidden, block=block, **dd) for _ in range(4))
-        self.join = _conv(4 * hidden, c2, 1, **dd)
+        self.path_a = conv(c1, hidden, 1, **dd)
+        self.path_b = conv(c1, hidden, 1, **dd)
+        inputs = [hidden] + [width] * (steps * convs - 1)
+        units = [RepConv(channels, width, block=block, **dd) for channels in inputs]
+        self.steps = nn.ModuleList(nn.Sequential(*units[i : i + convs]) for i in range(0, len(units), convs))
+        self.join = conv(2 * hidden + steps * width, c2, 1, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.path_a(x), self.path_b(x)
-        c2 = self.conv2(self.conv1(b))
-        c4 = self.conv4(self.conv3(c2))
-        return self.join(torch.cat((c4, c2, b, a), 1))
+        maps = [self.path_a(x), self.path_b(x)]
+        for step in self.steps:
+            maps.append(step(maps[-1]))
+        return self.join(torch.cat(maps[::-1], 1))
 
 
 class Transition(nn.Module):
-    """cat(conv3x3/2(conv1x1(x)), conv1x1(maxpool/2(x))): half the size, each path half the channels of x."""
+    """cat(conv3x3/2(conv1x1(x)), conv1x1(maxpool/2(x))): half the size, 2 · width channels.
 
-    def __init__(self, channels: int, block: str, dd: dict[str, Any]) -> None:
+    The official MP-C: in the backbone a path has half the channels of x, in the neck as many as x.
+    """
+
+    def __init__(self, c1: int, width: int, block: str = "plain", **dd: Any) -> None:
         super().__init__()
-        half = channels // 2
         # ceil_mode: an odd map gives what the strided convolution gives; even ones are as in the official network.
-        self.pool = nn.Sequential(OrderedDict(max=nn.MaxPool2d(2, ceil_mode=True), conv=_conv(channels, half, 1, **dd)))
+        self.pool = nn.Sequential(OrderedDict(max=nn.MaxPool2d(2, ceil_mode=True), conv=conv(c1, width, 1, **dd)))
         self.stride = nn.Sequential(
-            OrderedDict(conv1=_conv(channels, half, 1, **dd), conv2=RepConv(half, half, s=2, block=block, **dd))
+            OrderedDict(conv1=conv(c1, width, 1, **dd), conv2=RepConv(width, width, s=2, block=block, **dd))
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.stride(x), self.pool(x)), 1)
+
+
+class CompoundScale:
+    """Depth and width of a scaled YOLOv7 (section 3.2 of the paper, figure 3).
+
+    Deeper ELANs concatenate more maps, so all that is outside their 3x3 stacks widens by as much: by (1 + depth) / 2,
+    since half of the maps are steps. YOLOv7-X is depth 1.5, hence width 1.25.
+
+    Args:
+        depth: Multiplies the steps of an ELAN.
+        width: Multiplies the channels outside the ELANs, rounded up to a multiple of 8; None follows from `depth`.
+
+    Raises:
+        ValueError: No step would be left, or no channel.
+    """
+
+    def __init__(self, depth: float = 1.0, width: float | None = None) -> None:
+        if round(2 * depth) < 1:
+            raise ValueError(f"depth_multiplier={depth}: leaves an ELAN without a step; 0.5 is the least")
+        if width is not None and width <= 0:
+            raise ValueError(f"width_multiplier={width}: must be positive")
+        self.depth, self.width = depth, (1 + depth) / 2 if width is None else width
+
+    def steps(self, steps: int) -> int:
+        return round(steps * self.depth)
+
+    def channels(self, channels: int) -> int:
+        return 8 * math.ceil(channels * self.width / 8)
 
 
 class YOLOv7Backbone(StagedNetwork):
@@ -91,6 +141,7 @@ class YOLOv7Backbone(StagedNetwork):
         num_classes, in_chans, drop_rate, global_pool: As in timm.
         block: The branch set of the 3x3 convolutions.
         elan_block: Of those inside an ELAN; by default `block` without an identity branch.
+        depth_multiplier, width_multiplier: See `CompoundScale`.
     """
 
     def __init__(
@@ -102,42 +153,52 @@ class YOLOv7Backbone(StagedNetwork):
         global_pool: str = "avg",
         block: str = "plain",
         elan_block: str | None = None,
+        depth_multiplier: float = 1.0,
+        width_multiplier: float | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
+        scale = CompoundScale(depth_multiplier, width_multiplier)
         if elan_block is None:
             elan_block = without_identity(block)
+        c1, c2, c3 = (scale.channels(channels) for channels in (32, 64, 128))
         stem = nn.Sequential(
             OrderedDict(
-                conv1=RepConv(in_chans, 32, block=block, **dd),
-                conv2=RepConv(32, 64, s=2, block=block, **dd),
-                conv3=RepConv(64, 64, block=block, **dd),
+                conv1=RepConv(in_chans, c1, block=block, **dd),
+                conv2=RepConv(c1, c2, s=2, block=block, **dd),
+                conv3=RepConv(c2, c2, block=block, **dd),
             )
         )
-        stages, previous = [], 64
-        for index, (hidden, width) in enumerate(STAGES):
-            down = Transition(previous, block, dd) if index else RepConv(previous, 128, s=2, block=block, **dd)
-            entering = previous if index else 128
-            stages.append(nn.Sequential(OrderedDict(down=down, elan=ELAN(entering, hidden, width, elan_block, dd))))
-            previous = width
+        stages, channels = [], [c2]
+        for hidden, width in STAGES:
+            entering = channels[-1]
+            if stages:
+                down: nn.Module = Transition(entering, entering // 2, block, **dd)
+            else:
+                down, entering = RepConv(c2, c3, s=2, block=block, **dd), c3
+            channels.append(scale.channels(width))
+            stack = {"width": hidden, "steps": scale.steps(2), "convs": 2, "block": elan_block}
+            elan = ELAN(entering, hidden, channels[-1], **stack, **dd)
+            stages.append(nn.Sequential(OrderedDict(down=down, elan=elan)))
         super().__init__(
             stem,
             stages,
-            ClassifierHead(previous, num_classes, global_pool, drop_rate, **dd),
+            ClassifierHead(channels[-1], num_classes, global_pool, drop_rate, **dd),
             num_classes=num_classes,
             in_chans=in_chans,
-            channels=[64, *(width for _, width in STAGES)],
+            channels=channels,
             reductions=[2, 4, 8, 16, 32],
             drop_rate=drop_rate,
         )
-        for module in self.modules():  # the official initialize_weights
-            if isinstance(module, nn.BatchNorm2d):
-                module.eps, module.momentum = 1e-3, 0.03
+        set_official_norms(self)
 
 
-def _conv(c1: int, c2: int, k: int, s: int = 1, **dd: Any) -> RepConv:
-    return RepConv(c1, c2, k, s, block="plain", **dd)
+def set_official_norms(network: nn.Module) -> None:
+    """Give every BatchNorm the ε and momentum of the official `initialize_weights`."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps, module.momentum = 1e-3, 0.03
 
 
 def _builder(default: str) -> Any:

@@ -1,1 +1,1 @@
-"""The papers' tables: their figures as data (tables) and beside ours, cell by cell (reproduce)."""
+"""The papers' tables (`zoo.published`) beside ours, cell by cell (reproduce)."""

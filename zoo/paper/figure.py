@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,11 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo.atomic import atomic_write
-from zoo.paper import tables
 from zoo.paper.reproduce import Measurements
-
-Point = tuple[float, float, str, bool]
-"""x, top-1 in per cent, row name, whether read off a picture."""
+from zoo.published import tables
 
 
 def plot(table: tables.Table, path: str | Path, measurements: Measurements | None = None, protocol: str = "") -> None:
@@ -26,14 +24,15 @@ def plot(table: tables.Table, path: str | Path, measurements: Measurements | Non
         ValueError: the table has no such columns. OSError: `path` cannot be written.
     """
     speed, accuracy = axes_of(table)
-    panels = {f"published ({speed.protocol})": _points(table, speed, accuracy, None)}
+    rows = [row for row in table.rows if row.published(accuracy) and row.published(speed)]
+    panels = {f"published ({speed.protocol})": {row.name: float(row.values[speed.key]) for row in rows}}
     if measurements:
-        panels[f"measured here ({protocol})"] = _points(table, speed, accuracy, measurements)
-    families = dict.fromkeys(_family(row.name) for row in table.rows)
-    colours = {family: f"C{number}" for number, family in enumerate(families)}
+        scale = 1000 if speed.unit == "ms" else 1  # they are in seconds
+        ours = {row: scale * value for (row, column), value in measurements.items() if column == speed.key}
+        panels[f"measured here ({protocol})"] = ours
     figure = Figure(figsize=(7 * len(panels), 5), layout="constrained")
-    for axes, (name, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _draw(axes, points, colours)
+    for axes, (name, speeds) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _draw(axes, rows, speeds, accuracy)
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(f"{speed.label} ({speed.unit})")
         axes.set_ylabel(f"published {accuracy.label}")
@@ -59,46 +58,26 @@ def axes_of(table: tables.Table) -> tuple[tables.Column, tables.Column]:
     return find("latency", "throughput"), find("top1")
 
 
-def _points(
-    table: tables.Table, speed: tables.Column, accuracy: tables.Column, measurements: Measurements | None
-) -> list[Point]:
-    points = []
-    for row in table.rows:
-        if not (row.published(accuracy) and row.published(speed)):
+def _draw(axes: Axes, rows: Sequence[tables.Row], speeds: Mapping[str, float], accuracy: tables.Column) -> None:
+    families: dict[str, list[tables.Row]] = {}
+    for row in rows:
+        families.setdefault(_family(row.name), []).append(row)
+    for number, (family, members) in enumerate(families.items()):
+        points = sorted((speeds[r.name], float(r.values[accuracy.key]), r.name) for r in members if r.name in speeds)
+        if not points:
             continue
-        x = row.values[speed.key]
-        if measurements is not None:
-            if (row.name, speed.key) not in measurements:
-                continue
-            x = measurements[row.name, speed.key] * (1000 if speed.unit == "ms" else 1)  # seconds
-        points.append((float(x), float(row.values[accuracy.key]), row.name, row.approximate))
-    return points
+        xs, ys, colour = [x for x, _, _ in points], [y for _, y, _ in points], f"C{number}"
+        hollow = any(row.approximate for row in members)
+        label = f"{family} (read off the paper's figure)" if hollow else family
+        axes.plot(xs, ys, linewidth=1, color=colour)
+        axes.scatter(xs, ys, facecolors="none" if hollow else colour, edgecolors=colour, label=label, zorder=3)
+        for x, y, name in points:
+            short = name.removeprefix(family).strip(" -") or name
+            axes.annotate(short, (x, y), (4, -9), fontsize=7, textcoords="offset points")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
 
 
 def _family(row: str) -> str:
     """RepGhostNet 1.0x → RepGhostNet, RepVGG-A0 → RepVGG."""
     return row.split(" ")[0].split("-")[0]
-
-
-def _draw(axes: Axes, points: list[Point], colours: dict[str, str]) -> None:
-    families: dict[str, list[Point]] = {}
-    for point in sorted(points):
-        families.setdefault(_family(point[2]), []).append(point)
-    for family, members in families.items():
-        xs, ys = [p[0] for p in members], [p[1] for p in members]
-        colour = colours[family]
-        axes.plot(xs, ys, linewidth=1, color=colour)
-        approximate = any(p[3] for p in members)
-        face = "none" if approximate else colour
-        label = f"{family} (read off the paper's figure)" if approximate else family
-        axes.scatter(xs, ys, facecolors=face, edgecolors=colour, label=label, zorder=3)
-        for x, y, name, _ in members:
-            axes.annotate(
-                name.removeprefix(family).strip(" -") or name,
-                (x, y),
-                (4, -9),
-                fontsize=7,
-                textcoords="offset points",
-            )
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)

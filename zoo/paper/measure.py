@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 import zoo
 from zoo.bench.statistics import Summary, summarize
 from zoo.bench.structures import settle_norms
-from zoo.bench.timing import Plan, interleave
-from zoo.bench.train_step import Contender, Step, step_memory
-from zoo.paper import tables
+from zoo.bench.timing import Call, Plan, inference, interleave
+from zoo.bench.train_step import Step, step_memory
 from zoo.paper.reproduce import build
+from zoo.published import tables
+from zoo.results.records import TrainStep
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,52 +51,42 @@ def measure(
         ValueError: a row names a network that is not registered.
     """
     rows = [row for row in (table.rows if rows is None else rows) if row.model]
-    images = {row.name: torch.randn(batch_size, 3, *[img_size or row.input_size] * 2) for row in rows}
+    plan = plan or Plan()
     measured = Measured(values={}, samples={})
+
+    def time(column: tables.Column, calls: Mapping[str, Call]) -> None:
+        for name, samples in interleave(calls, plan).samples.items() if calls else ():
+            measured.samples[name, column.key] = summary = summarize(samples)
+            per_call = summary.median
+            measured.values[name, column.key] = batch_size / per_call if column.kind == "throughput" else per_call
+
     for column in table.columns:
         if column.kind in ("latency", "throughput"):
-            calls = {row.name: _inference(row, column.structure, images[row.name]) for row in rows}
-            _time(calls, column, plan, batch_size, measured)
+            time(column, {row.name: _inference(row, column.structure, batch_size, img_size) for row in rows})
     training = {column.kind: column for column in table.columns if column.kind.startswith("train_")}
-    if training:
-        steps = {row.name: _training_step(row, batch_size, img_size) for row in rows}
-        if column := training.get("train_step"):
-            _time(steps, column, plan, batch_size, measured)
-        if column := training.get("train_memory"):
-            measured.values.update({(name, column.key): step_memory(step)[1] for name, step in steps.items()})
+    steps = {row.name: _training_step(row, batch_size, img_size) for row in rows} if training else {}
+    if column := training.get("train_step"):
+        time(column, steps)
+    if column := training.get("train_memory"):
+        measured.values.update({(name, column.key): step_memory(step)[1] for name, step in steps.items()})
     return measured
 
 
-def _time(
-    calls: dict[str, Callable[[], object]] | dict[str, Step],
-    column: tables.Column,
-    plan: Plan | None,
-    batch_size: int,
-    measured: Measured,
-) -> None:
-    if not calls:
-        return
-    for name, samples in interleave(calls, plan or Plan()).samples.items():
-        summary = summarize(samples)
-        measured.samples[name, column.key] = summary
-        measured.values[name, column.key] = (
-            batch_size / summary.median if column.kind == "throughput" else summary.median
-        )
-
-
-def _inference(row: tables.Row, structure: str, images: torch.Tensor) -> Callable[[], object]:
-    model = build(row, "cpu")
+def _inference(row: tables.Row, structure: str, batch_size: int, img_size: int | None) -> Call:
+    model, side = build(row, "cpu"), img_size or row.input_size
+    images = torch.randn(batch_size, 3, side, side)
     settle_norms(model, images)  # maps that vanish would be timed as denormals
-    if structure == "deployed":
-        model = zoo.deploy(model, verify=False)
-
-    def call() -> object:
-        with torch.inference_mode():
-            return model(images)
-
-    return call
+    return inference(zoo.deploy(model, verify=False) if structure == "deployed" else model, images)
 
 
 def _training_step(row: tables.Row, batch_size: int, img_size: int | None) -> Step:
-    contender = Contender(model=row.name, structure="train", layout="nchw")
-    return Step(build(row, "cpu"), contender, batch_size, img_size or row.input_size, "cpu")
+    record = TrainStep(
+        model=row.name,
+        structure="train",
+        layout="nchw",
+        precision="fp32",
+        batch_size=batch_size,
+        img_size=img_size or row.input_size,
+        threads=torch.get_num_threads(),
+    )
+    return Step(build(row, "cpu"), record)

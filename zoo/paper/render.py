@@ -1,81 +1,59 @@
-"""A reproduced table as text, Markdown, CSV or JSON."""
+"""A reproduced table as text, Markdown or CSV, and as plain data."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
+from collections.abc import Callable
 from typing import Any
 
 from zoo.paper.reproduce import Cell, Reproduction
-
-FORMATS = ("text", "markdown", "csv", "json")
+from zoo.results.table import Column, Table
 
 
 def render(reproduction: Reproduction, form: str, measurement: dict[str, Any] | None = None) -> str:
-    """The table in one of FORMATS, without a final newline.
+    """The table as text, markdown or csv, without a final newline.
 
     measurement: how times were measured (machine, settings), for the formats that have room for it.
     """
-    assert form in FORMATS, form
-    if form == "json":
-        return json.dumps(record(reproduction, measurement))
     if form == "csv":
-        return _csv(reproduction)
-    grid = _grid(reproduction)
-    lines = _markdown(grid) if form == "markdown" else _text(grid)
-    title = reproduction.table.title
-    head = [f"### {title}"] if form == "markdown" else [title]
-    notes = _notes(reproduction, measurement)
-    bullets = [f"- {note}" for note in notes] if form == "markdown" else notes
-    return "\n".join([*head, "", *lines, "", *bullets])
+        name = Column("table", lambda cell: reproduction.table.name)
+        fields = [Column(f.name, lambda cell, key=f.name: getattr(cell, key)) for f in dataclasses.fields(Cell)]
+        return Table([name, *fields], reproduction.cells).csv().rstrip("\n")
+    table = side_by_side(reproduction, _beside, "published / ours")
+    title, notes = reproduction.table.title, _notes(reproduction, measurement)
+    if form == "markdown":
+        return "\n".join([f"### {title}", "", table.markdown(), "", *(f"- {note}" for note in notes)])
+    return "\n".join([title, "", table.text(), "", *notes])
 
 
 def record(reproduction: Reproduction, measurement: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Everything, JSON-ready."""
+    """Everything, for JSON."""
     return {
         "table": reproduction.table.name,
         "title": reproduction.table.title,
         "paper": dict(reproduction.table.paper),
         "source": reproduction.table.source,
         "summary": reproduction.summary(),
-        "comparisons": [dataclasses.asdict(comparison) for comparison in reproduction.comparisons],
+        "comparisons": reproduction.comparisons,
         "measurement": measurement,
-        "cells": [dataclasses.asdict(cell) for cell in reproduction.cells],
+        "cells": reproduction.cells,
     }
 
 
-def _csv(reproduction: Reproduction) -> str:
-    buffer = io.StringIO()
-    fields = [field.name for field in dataclasses.fields(Cell)]
-    writer = csv.DictWriter(buffer, ["table", *fields], lineterminator="\n")
-    writer.writeheader()
+def side_by_side(reproduction: Reproduction, text: Callable[[Cell], str], corner: str = "") -> Table:
+    """The table as it was published, with `text` of each cell; `corner` heads the column of names."""
+    rows: dict[str, dict[str, str]] = {}
     for cell in reproduction.cells:
-        writer.writerow({"table": reproduction.table.name, **dataclasses.asdict(cell)})
-    return buffer.getvalue().rstrip("\n")
+        rows.setdefault(cell.row, {"": cell.row})[cell.column] = text(cell)
+    columns = [Column(corner, lambda row: row[""])]
+    for column in reproduction.table.columns:
+        title = f"{column.label}{f', {column.unit}' if column.unit else ''}"
+        columns.append(Column(title, lambda row, key=column.key: row[key]))
+    return Table(columns, list(rows.values()))
 
 
-def _grid(reproduction: Reproduction) -> list[list[str]]:
-    """The table as strings, first line the header; every cell is "published / ours status"."""
-    columns = reproduction.table.columns
-    rows: dict[str, list[str]] = {}
-    for cell in reproduction.cells:
-        text = f"{cell.published or '–'} / {cell.ours or '–'} {cell.status}"
-        rows.setdefault(cell.row, []).append(text)
-    unit = {column.key: f", {column.unit}" if column.unit else "" for column in columns}
-    header = ["published / ours", *(f"{column.label}{unit[column.key]}" for column in columns)]
-    return [header, *([name, *cells] for name, cells in rows.items())]
-
-
-def _text(grid: list[list[str]]) -> list[str]:
-    widths = [max(len(line[i]) for line in grid) for i in range(len(grid[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in grid]
-
-
-def _markdown(grid: list[list[str]]) -> list[str]:
-    header, *body = (f"| {' | '.join(line)} |" for line in grid)
-    return [header, "|---" * len(grid[0]) + "|", *body]
+def _beside(cell: Cell) -> str:
+    return f"{cell.published or '–'} / {cell.ours or '–'} {cell.status}"
 
 
 def _notes(reproduction: Reproduction, measurement: dict[str, Any] | None) -> list[str]:
@@ -88,6 +66,9 @@ def _notes(reproduction: Reproduction, measurement: dict[str, Any] | None) -> li
     for why in dict.fromkeys(cell.note for cell in differs):
         names = ", ".join(f"{cell.row} ({label[cell.column]})" for cell in differs if cell.note == why)
         notes.append(f"Differs: {names}. {why}".rstrip())
+    absent = [row for row in table.rows if row.why_not and row.name in {cell.row for cell in reproduction.cells}]
+    for why in dict.fromkeys(row.why_not for row in absent):
+        notes.append(f"Not in the zoo: {', '.join(row.name for row in absent if row.why_not == why)}. {why}")
     for comparison in reproduction.comparisons:
         rho = comparison.rank_correlation
         agreement = "too few rows" if rho is None else f"{rho:.3f} over {comparison.rows} rows"
@@ -101,8 +82,8 @@ def _notes(reproduction: Reproduction, measurement: dict[str, Any] | None) -> li
 
 
 def describe(measurement: dict[str, Any]) -> str:
-    """How times were measured, in one line."""
-    size, cpu = measurement["img_size"], measurement["environment"]["cpu"]["model"]
+    """Describe in one line how times were measured."""
+    size, cpu = measurement["img_size"], measurement["environment"].cpu.model
     return (
         f"{cpu}, {measurement['threads']} threads, {measurement['engine']} {measurement['precision']}, "
         f"batch {measurement['batch_size']}, {f'{size} x {size} pixels' if size else 'the image sizes of the paper'}"

@@ -2,29 +2,29 @@
 
 Parameters, FLOPs and Winograd multiplications are computed and compared to the printed digit. Times depend on
 the machine: they are compared by rank correlation and by their ratio to one row of the table. Accuracies come
-from the user's own evaluation on ImageNet; without one the cell says so.
+from the user's own evaluation on the validation images; without one the cell says so.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
+from scipy import stats
 from timm.models.resnet import Bottleneck
 from torch import nn
 
 import zoo
 from zoo.cost import Cost, count
-from zoo.paper import tables
-from zoo.paper.results import Accuracies
+from zoo.paper.accuracies import Accuracies
+from zoo.published import tables
 
 EXACT = "exact"
 DIFFERS = "differs"
 MEASURED_HERE = "measured here"
 NOT_MEASURED = "not measured"
-NEEDS_IMAGENET = "needs ImageNet"
 NOT_PUBLISHED = "not published"
 NOT_IN_ZOO = "not in the zoo"
 
@@ -36,7 +36,8 @@ Measurements = Mapping[tuple[str, str], float]
 class Cell:
     """One cell: the figure as printed, ours printed alike (a ratio where times are compared), and a status.
 
-    value: ours in units of one, unrounded. model: what was built or evaluated, None if the zoo has none.
+    value: ours in units of one, unrounded. model: what was built or evaluated, None if the zoo has none; then `note`
+    says why.
     """
 
     row: str
@@ -49,9 +50,13 @@ class Cell:
     note: str = ""
 
 
+NewCell = Callable[..., Cell]
+"""A cell that lacks its status, and what of ours is in it."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How a measured column agrees with the published one: Spearman's rank correlation over `rows` rows."""
+    """Agreement of a measured column with the published one: Spearman's rank correlation over `rows` rows."""
 
     column: str
     reference: str
@@ -68,7 +73,7 @@ class Reproduction:
     comparisons: list[Comparison]
 
     def summary(self) -> dict[str, int]:
-        """How many cells have each status."""
+        """Count the cells of each status."""
         statuses = [cell.status for cell in self.cells]
         return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
 
@@ -96,12 +101,14 @@ def reproduce(
     for row in rows:
         costs = _costs(table, row)
         for column in table.columns:
+            model = column.prefix + row.model if row.model else None
+            cell = partial(Cell, row=row.name, column=column.key, model=model, published=row.published(column))
             if column.kind in tables.COMPUTED:
-                cells.append(_computed(table, row, column, costs.get(column.structure)))
+                cells.append(_computed(cell, table, row, column, costs.get(column.structure)))
             elif column.kind in tables.ACCURACY:
-                cells.append(_accuracy(row, column, accuracies or {}))
+                cells.append(_accuracy(cell, row, column, accuracies or {}))
             else:
-                cells.append(_measured(table, row, column, measurements or {}, reference.get(column.key)))
+                cells.append(_measured(cell, table, row, column, measurements or {}, reference.get(column.key)))
     return Reproduction(table=table, cells=cells, comparisons=comparisons)
 
 
@@ -134,36 +141,11 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     assert len(first) == len(second)
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    return statistics.correlation(_ranks(first), _ranks(second))
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    return [sum(other < value for other in values) + (values.count(value) - 1) / 2 for value in values]
-
-
-def _cell(
-    row: tables.Row,
-    column: tables.Column,
-    status: str,
-    *,
-    ours: str | None = None,
-    value: float | None = None,
-    note: str = "",
-) -> Cell:
-    return Cell(
-        row=row.name,
-        column=column.key,
-        model=column.prefix + row.model if row.model else None,
-        status=status,
-        published=row.published(column),
-        ours=ours,
-        value=value,
-        note=note,
-    )
+    return stats.pearsonr(stats.rankdata(first), stats.rankdata(second)).statistic
 
 
 def _costs(table: tables.Table, row: tables.Row) -> dict[str, Cost]:
-    """What a row's network costs in each structure that a computed column is about; empty if the zoo has none."""
+    """Count a row's cost in each structure that a computed column is about; empty if the zoo has none."""
     structures = {column.structure for column in table.columns if column.kind in tables.COMPUTED}
     if row.model is None or not structures:
         return {}
@@ -172,28 +154,29 @@ def _costs(table: tables.Table, row: tables.Row) -> dict[str, Cost]:
     return {structure: count(networks[structure](), size) for structure in structures}
 
 
-def _computed(table: tables.Table, row: tables.Row, column: tables.Column, cost: Cost | None) -> Cell:
+def _computed(cell: NewCell, table: tables.Table, row: tables.Row, column: tables.Column, cost: Cost | None) -> Cell:
     if cost is None:
-        return _cell(row, column, NOT_IN_ZOO)
+        return cell(status=NOT_IN_ZOO, note=row.why_not)
     value = getattr(cost, column.kind)
     ours, published = column.text(value), row.published(column)
     if published is None:
-        return _cell(row, column, NOT_PUBLISHED, ours=ours, value=value)
+        return cell(status=NOT_PUBLISHED, ours=ours, value=value)
     erratum = table.errata.get(column.key)
     note = erratum.why if erratum and row.name in erratum.ours else ""
-    return _cell(row, column, EXACT if ours == published else DIFFERS, ours=ours, value=value, note=note)
+    return cell(status=EXACT if ours == published else DIFFERS, ours=ours, value=value, note=note)
 
 
-def _accuracy(row: tables.Row, column: tables.Column, accuracies: Accuracies) -> Cell:
+def _accuracy(cell: NewCell, row: tables.Row, column: tables.Column, accuracies: Accuracies) -> Cell:
     found = accuracies.get((column.prefix + row.model, row.block)) if row.model else None
     if found and (value := getattr(found, column.kind)) is not None:
-        return _cell(row, column, MEASURED_HERE, ours=column.text(value), value=value, note=found.file)
+        return cell(status=MEASURED_HERE, ours=column.text(value), value=value, note=found.file)
     if row.published(column) is None:
-        return _cell(row, column, NOT_PUBLISHED)
-    return _cell(row, column, NEEDS_IMAGENET if row.model else NOT_IN_ZOO)
+        return cell(status=NOT_PUBLISHED, note=row.why_not)
+    return cell(status=f"needs {row.images}" if row.model else NOT_IN_ZOO, note=row.why_not)
 
 
 def _measured(
+    cell: NewCell,
     table: tables.Table,
     row: tables.Row,
     column: tables.Column,
@@ -203,13 +186,13 @@ def _measured(
     value = measurements.get((row.name, column.key))
     if value is None:
         status = NOT_IN_ZOO if row.model is None else NOT_MEASURED
-        return _cell(row, column, NOT_PUBLISHED if row.published(column) is None else status)
+        return cell(status=NOT_PUBLISHED if row.published(column) is None else status, note=row.why_not)
     assert reference is not None
     ratio = f"{value / measurements[reference, column.key]:.2f}x"
     base = next(r for r in table.rows if r.name == reference)
     if row.published(column) and base.published(column):
         ratio += f" (paper {_number(row, column) / _number(base, column):.2f}x)"
-    return _cell(row, column, MEASURED_HERE, ours=ratio, value=value, note=f"relative to {reference}")
+    return cell(status=MEASURED_HERE, ours=ratio, value=value, note=f"relative to {reference}")
 
 
 def _number(row: tables.Row, column: tables.Column) -> float:

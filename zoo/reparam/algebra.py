@@ -5,8 +5,8 @@ A branch of a re-parameterizable block is a chain of linear layers, so it *is* o
 section 3.2), of which RepVGG (arXiv 2101.03697) and ACNet (arXiv 1908.03930) use I, II and VI:
 
     I    conv, then BatchNorm             compose(conv, per_channel(scale, shift))
-    II   sum of branches                  add
-    III  1x1, then KxK                    compose
+    II   sum of branches                  add, after align
+    III  1x1, then KxK; KxK, then KxK     compose
     IV   depth concatenation              concatenate
     V    average pooling                  average
     VI   smaller kernel inside a larger   embed
@@ -22,79 +22,9 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-Pair = tuple[int, int]
-Padding = tuple[int, int, int, int]
-"""(left, right, top, bottom), the order of `torch.nn.functional.pad`; a negative entry crops."""
-
-
-def to_pair(value: int | Sequence[int]) -> Pair:
-    """(3, 3) for 3; a sequence of two as a tuple."""
-    if isinstance(value, int):
-        return value, value
-    height, width = value
-    return int(height), int(width)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvSpec:
-    """The arguments of an `nn.Conv2d`: what a block stands in for. Pairs are (height, width)."""
-
-    in_channels: int
-    out_channels: int
-    kernel_size: Pair
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
-    padding_mode: str = "zeros"
-
-    def __post_init__(self) -> None:
-        for name in ("kernel_size", "stride", "padding", "dilation"):
-            try:
-                object.__setattr__(self, name, to_pair(getattr(self, name)))
-            except (TypeError, ValueError) as error:
-                hint = "neither an integer nor a pair (`ConvSpec.of(conv)` understands 'same')"
-                raise ValueError(f"{name}={getattr(self, name)!r} is {hint}") from error
-        if self.in_channels % self.groups or self.out_channels % self.groups:
-            raise ValueError(f"groups={self.groups} must divide channels {self.in_channels} and {self.out_channels}")
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d) -> ConvSpec:
-        """Read the spec of a convolution.
-
-        Raises:
-            ValueError: `padding="same"` of an even kernel, which pads one side more than the other.
-        """
-        left, right, top, bottom = conv_padding(conv)
-        if (left, top) != (right, bottom):
-            raise ValueError(f"padding='same' of an even kernel is asymmetric: {conv}")
-        names = ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "groups", "padding_mode")
-        return cls(**{name: getattr(conv, name) for name in names}, padding=(top, left))
-
-    @property
-    def depthwise(self) -> bool:
-        return self.groups == self.in_channels == self.out_channels
-
-    def window(self, kernel_size: Pair) -> Padding:
-        """The padding with which a smaller kernel reads the pixels under the middle taps of this one.
-
-        (left, right, top, bottom), negative where it crops: the offset rule of `embed`, solved for the padding.
-        """
-        sides: list[int] = []
-        for axis in (1, 0):
-            size, small = self.kernel_size[axis], kernel_size[axis]
-            first = size // 2 - small // 2
-            dilation, padding = self.dilation[axis], self.padding[axis]
-            sides += [padding - dilation * first, padding - dilation * (size - small - first)]
-        return sides[0], sides[1], sides[2], sides[3]
-
-
-def conv_padding(conv: nn.Conv2d) -> Padding:
-    """The zero padding of a convolution on its four sides, strings ('same', 'valid') resolved."""
-    left, right, top, bottom = conv._reversed_padding_repeated_twice
-    return left, right, top, bottom
+from zoo.reparam.spec import ConvSpec, Padding, Pair
 
 
 @dataclass(frozen=True)
@@ -107,6 +37,7 @@ class AffineKernel:
         stride, dilation: (height, width).
         padding: (left, right, top, bottom) zeros around the input; negative entries crop it.
         groups: Number of channel groups.
+        unbiased: Whether the bias is zero by construction, so that zeros are answered by zeros.
     """
 
     weight: Tensor
@@ -115,10 +46,10 @@ class AffineKernel:
     padding: Padding = (0, 0, 0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    unbiased: bool = False
 
     def __call__(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, self.padding)
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(F.pad(x, self.padding), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     @property
     def in_channels(self) -> int:
@@ -178,25 +109,31 @@ def regroup(kernel: AffineKernel, groups: int) -> AffineKernel:
 
 
 def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
-    """Transforms I and III: x → second(first(x)) as one kernel; one of the two must be 1x1.
+    """Transforms I and III: x → second(first(x)) as one kernel; of K1 and K2 taps it has K1 + K2 - 1.
 
     Exact only if the map between them is not zero-padded: a padded zero is not what `first` answers to a padded
-    pixel (it answers with its bias). Pad the input of `first` instead (see `pad_output`).
+    pixel (it answers with its bias). Pad the input of `first` instead (see `pad_output`). Without a bias, and with a
+    single tap along the padded axis, `first` does answer with zeros: a 1xK and the Kx1 after it are a KxK.
 
     Raises:
-        ValueError: `second` pads the map between, both kernels are larger than 1x1, or channels do not match.
+        ValueError: `second` pads the map between, or channels do not match.
     """
     if second.in_channels != first.out_channels:
         raise ValueError(f"{first.out_channels} channels into a layer for {second.in_channels}")
-    if max(second.padding) > 0:
+    padded = [axis for axis in (0, 1) if max(_sides(second, axis)) > 0]
+    if any(not first.unbiased or first.kernel_size[axis] > 1 or min(_sides(first, axis)) < 0 for axis in padded):
         why = f"no convolution reproduces a map zero-padded by {second.padding} between two layers of a branch"
         raise ValueError(f"{why}: pad it with the first layer's response to a zero pixel (BatchNormPad2d)")
-    if first.kernel_size != (1, 1) and second.kernel_size != (1, 1):
-        raise ValueError(f"cannot compose {first.kernel_size} with {second.kernel_size}: one must be 1x1")
-    if second.groups == second.out_channels == second.in_channels:  # BatchNorm, pooling: no sum over channels
+    if _keeps_channels_apart(second):  # BatchNorm, pooling
         groups = first.groups
         weight = second.weight[:, :, :, None, :, None] * first.weight[:, :, None, :, None, :]
         bias = second.weight.sum((1, 2, 3)) * first.bias + second.bias
+    elif _keeps_channels_apart(first):
+        groups, share = second.groups, second.out_channels // second.groups
+        columns = first.weight[:, 0].unflatten(0, (groups, -1)).repeat_interleave(share, 0)
+        weight = second.weight[:, :, :, None, :, None] * columns[:, :, None, :, None, :]
+        shifts = first.bias.unflatten(0, (groups, -1)).repeat_interleave(share, 0)
+        bias = (second.weight.sum((2, 3)) * shifts).sum(1) + second.bias
     else:
         groups = math.gcd(first.groups, second.groups)
         first, second = regroup(first, groups), regroup(second, groups)
@@ -204,12 +141,29 @@ def compose(first: AffineKernel, second: AffineKernel) -> AffineKernel:
         outer = second.weight.unflatten(0, (groups, -1))  # (groups, out, middle, h, w)
         weight = torch.einsum("gomyx,gmivu->goiyvxu", outer, inner).flatten(0, 1)
         bias = torch.einsum("gomyx,gm->go", outer, first.bias.unflatten(0, (groups, -1))).flatten() + second.bias
-    weight = weight.flatten(2, 3).flatten(3, 4)  # of two kernels, one is a single tap
     (sy, sx), (left, right, top, bottom) = first.stride, second.padding
-    between = (left * sx, right * sx, top * sy, bottom * sy)
-    stride, padding = _multiply(first.stride, second.stride), _plus(first.padding, between)
-    dilation = first.dilation if second.kernel_size == (1, 1) else _multiply(first.stride, second.dilation)
-    return AffineKernel(weight, bias, stride, padding, dilation, groups)
+    padding = _plus(first.padding, (left * sx, right * sx, top * sy, bottom * sy))
+    spacing = _multiply(first.stride, second.dilation)
+    weight, dilation_y = _merge_taps(weight, 2, spacing[0], first.dilation[0])
+    weight, dilation_x = _merge_taps(weight, 3, spacing[1], first.dilation[1])
+    stride, unbiased = _multiply(first.stride, second.stride), first.unbiased and second.unbiased
+    return AffineKernel(weight, bias, stride, padding, (dilation_y, dilation_x), groups, unbiased)
+
+
+def _keeps_channels_apart(kernel: AffineKernel) -> bool:
+    return kernel.groups == kernel.in_channels == kernel.out_channels
+
+
+def _merge_taps(weight: Tensor, axis: int, outer_spacing: int, inner_spacing: int) -> tuple[Tensor, int]:
+    """Add up the products of outer and inner taps, on axes (axis, axis + 1), that read one pixel; and the dilation."""
+    outer, inner = weight.shape[axis : axis + 2]
+    merged = weight.flatten(axis, axis + 1)
+    if outer == 1 or inner == 1:
+        return merged, inner_spacing if outer == 1 else outer_spacing
+    dilation = math.gcd(outer_spacing, inner_spacing)
+    pixels = [(y * outer_spacing + v * inner_spacing) // dilation for y in range(outer) for v in range(inner)]
+    shape = *merged.shape[:axis], max(pixels) + 1, *merged.shape[axis + 1 :]
+    return merged.new_zeros(shape).index_add(axis, torch.tensor(pixels, device=merged.device), merged), dilation
 
 
 def pad_output(kernel: AffineKernel, padding: Padding) -> AffineKernel:
@@ -235,23 +189,27 @@ def embed(kernel: AffineKernel, spec: ConvSpec) -> AffineKernel:
     channels, wanted = (kernel.in_channels, kernel.out_channels), (spec.in_channels, spec.out_channels)
     if channels != wanted:
         raise ValueError(f"a branch of {channels} channels (in, out) in a convolution of {wanted}")
-    sides = kernel.padding[2:], kernel.padding[:2]
-    slices = [_taps(kernel, spec, axis, *sides[axis]) for axis in (0, 1)]
     if kernel.stride != spec.stride:
         raise ValueError(f"a branch of stride {kernel.stride} in a convolution of stride {spec.stride}")
-    kernel = regroup(kernel, spec.groups)
-    weight = kernel.weight.new_zeros(*kernel.weight.shape[:2], *spec.kernel_size)
-    weight[:, :, slices[0], slices[1]] = kernel.weight
     y, x = spec.padding
-    return AffineKernel(weight, kernel.bias, spec.stride, (x, x, y, y), spec.dilation, spec.groups)
+    return _embed(kernel, spec.kernel_size, (x, x, y, y), spec.dilation, spec.groups)
 
 
-def _taps(kernel: AffineKernel, spec: ConvSpec, axis: int, before: int, after: int) -> slice:
-    """Where a branch's taps lie along one axis of the target (0: height, 1: width)."""
-    size, dilation, padding = spec.kernel_size[axis], spec.dilation[axis], spec.padding[axis]
+def _embed(kernel: AffineKernel, size: Pair, padding: Padding, dilation: Pair, groups: int) -> AffineKernel:
+    kernel = regroup(kernel, groups)
+    rows = _taps(kernel, 0, size[0], dilation[0], padding[2:])
+    columns = _taps(kernel, 1, size[1], dilation[1], padding[:2])
+    weight = kernel.weight.new_zeros(*kernel.weight.shape[:2], *size)
+    weight[:, :, rows, columns] = kernel.weight
+    return AffineKernel(weight, kernel.bias, kernel.stride, padding, dilation, groups, kernel.unbiased)
+
+
+def _taps(kernel: AffineKernel, axis: int, size: int, dilation: int, padding: Pair) -> slice:
+    """Find the target's taps under a branch's along one axis (0: height, 1: width)."""
     taps = kernel.kernel_size[axis]
+    before, after = _sides(kernel, axis)
     spacing = kernel.dilation[axis] if taps > 1 else dilation
-    start, end = padding - before, dilation * (size - 1) - (padding - after)
+    start, end = padding[0] - before, dilation * (size - 1) - (padding[1] - after)
     lands = start % dilation == 0 and spacing % dilation == 0
     if not lands or start < 0 or end >= dilation * size or start + spacing * (taps - 1) != end:
         raise ValueError(
@@ -259,6 +217,34 @@ def _taps(kernel: AffineKernel, spec: ConvSpec, axis: int, before: int, after: i
             f"of a convolution of {size} (dilation {dilation}, padding {padding})"
         )
     return slice(start // dilation, end // dilation + 1, spacing // dilation)
+
+
+def _sides(kernel: AffineKernel, axis: int) -> Pair:
+    left, right, top, bottom = kernel.padding
+    return (left, right) if axis else (top, bottom)
+
+
+def align(kernels: Sequence[AffineKernel]) -> list[AffineKernel]:
+    """Write kernels with one geometry by the offset rule: the union of their windows, the groups that all have.
+
+    Raises:
+        ValueError: Their strides differ, or the sizes of their outputs.
+    """
+    if len({kernel.stride for kernel in kernels}) > 1:
+        raise ValueError(f"branches of different strides: {sorted({kernel.stride for kernel in kernels})}")
+    (height, dy, sides_y), (width, dx, sides_x) = (_union(kernels, axis) for axis in (0, 1))
+    groups = math.gcd(*(kernel.groups for kernel in kernels))
+    return [_embed(kernel, (height, width), (*sides_x, *sides_y), (dy, dx), groups) for kernel in kernels]
+
+
+def _union(kernels: Sequence[AffineKernel], axis: int) -> tuple[int, int, Pair]:
+    """Find taps, dilation and padding of the smallest window around those of all kernels, along one axis."""
+    firsts = [-_sides(kernel, axis)[0] for kernel in kernels]
+    lasts = [f + k.dilation[axis] * (k.kernel_size[axis] - 1) for f, k in zip(firsts, kernels, strict=True)]
+    spacings = [kernel.dilation[axis] for kernel in kernels if kernel.kernel_size[axis] > 1]
+    dilation = math.gcd(*spacings, *(first - firsts[0] for first in firsts)) or 1
+    size = (max(lasts) - min(firsts)) // dilation + 1
+    return size, dilation, (-min(firsts), _sides(kernels[0], axis)[1] + max(lasts) - lasts[0])
 
 
 def add(kernels: Sequence[AffineKernel]) -> AffineKernel:
@@ -269,7 +255,7 @@ def add(kernels: Sequence[AffineKernel]) -> AffineKernel:
     """
     _check_alike(kernels, 0)
     weights, biases = torch.stack([k.weight for k in kernels]), torch.stack([k.bias for k in kernels])
-    return replace(kernels[0], weight=weights.sum(0), bias=biases.sum(0))
+    return replace(kernels[0], weight=weights.sum(0), bias=biases.sum(0), unbiased=all(k.unbiased for k in kernels))
 
 
 def concatenate(kernels: Sequence[AffineKernel]) -> AffineKernel:
@@ -282,7 +268,7 @@ def concatenate(kernels: Sequence[AffineKernel]) -> AffineKernel:
         raise ValueError("depth concatenation takes kernels of one group: regroup(kernel, 1) first")
     _check_alike(kernels, 1)
     weights, biases = torch.cat([k.weight for k in kernels]), torch.cat([k.bias for k in kernels])
-    return replace(kernels[0], weight=weights, bias=biases)
+    return replace(kernels[0], weight=weights, bias=biases, unbiased=all(k.unbiased for k in kernels))
 
 
 def _check_alike(kernels: Sequence[AffineKernel], axis: int) -> None:

@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
-from zoo.reparam.algebra import ConvSpec, Pair
 from zoo.reparam.block import MultiBranchConv2d, inner_spec
 from zoo.reparam.layers import AveragePool2d, BatchNormPad2d, IdentityConv2d, Window2d
+from zoo.reparam.spec import ConvSpec, Pair
 
 Branches = dict[str, nn.Module]
 Factory = dict[str, Any]
@@ -32,19 +32,13 @@ BRANCH_SETS: dict[str, str] = {
     "dbb": "kxk+mix1x1+avg+1x1_kxk",  # 2103.13425, figure 1; no 1x1 where depthwise
     "mobileone": "kxk+1x1+identity",  # 2206.04040, figure 3; S0 uses kxk*4
     "repghost": "kxk+identity",  # 2211.06088, figure 4e: the cheap operation and its fusion BN
-    "repconv": "kxk+1x1+identity",  # YOLOv7, 2207.02696, section 4.2
+    "repconv": "kxk+1x1+identity",  # YOLOv7, 2207.02696, section 4.1
     "repconvn": "kxk+1x1",  # the same without identity, beside residual or concatenation
 }
 
 
 def build_block(
-    spec: ConvSpec,
-    block: str = "repvgg",
-    *,
-    init_gamma: float | None = None,
-    single_init: bool = False,
-    device: Any = None,
-    dtype: Any = None,
+    spec: ConvSpec, block: str = "repvgg", *, init_gamma: float | None = None, single_init: bool = False, **factory: Any
 ) -> MultiBranchConv2d:
     """Build the multi-branch block that stands in for a convolution and its BatchNorm.
 
@@ -54,12 +48,12 @@ def build_block(
         init_gamma: Initial scale of every branch's last BatchNorm (ACNet on CIFAR: 1/3). Default 1.
         single_init: Start as the KxK branch alone: its scale is 1, that of all others 0 (an option of the
             official ACB and DBB; not what the papers' figures were made with).
+        factory: `device` and `dtype` of the layers.
 
     Raises:
         ValueError: Unknown name; a branch twice; none of the branches exists for this convolution; `single_init`
             without a KxK branch.
     """
-    factory = {"device": device, "dtype": dtype}
     branches: Branches = {}
     for name, times in _terms(block):
         for copy in range(times):
@@ -97,14 +91,12 @@ def without_identity(block: str) -> str:
 
 def kxk(spec: ConvSpec, factory: Factory) -> Branches:
     """The convolution itself: bn(KxK(x))."""
-    return {"kxk": _conv_bn(spec, spec.kernel_size, factory)}
+    return {"kxk": conv_bn(spec, spec.kernel_size, factory)}
 
 
 def pointwise(spec: ConvSpec, factory: Factory) -> Branches:
     """bn(1x1(x)) on the pixels under the centre tap. Does not exist where K is 1 already."""
-    if spec.kernel_size == (1, 1):
-        return {}
-    return {"1x1": _conv_bn(spec, (1, 1), factory)}
+    return {} if spec.kernel_size == (1, 1) else {"1x1": conv_bn(spec, (1, 1), factory)}
 
 
 def mixing_pointwise(spec: ConvSpec, factory: Factory) -> Branches:
@@ -117,21 +109,21 @@ def asymmetric(spec: ConvSpec, factory: Factory) -> Branches:
     height, width = spec.kernel_size
     if height == 1 or width == 1:
         return {}
-    return {"ver": _conv_bn(spec, (height, 1), factory), "hor": _conv_bn(spec, (1, width), factory)}
+    return {"ver": conv_bn(spec, (height, 1), factory), "hor": conv_bn(spec, (1, width), factory)}
 
 
 def identity(spec: ConvSpec, factory: Factory) -> Branches:
     """bn(x) on the pixels under the centre tap (a crop where padding is small). Exists for equal channels, stride 1."""
     if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
         return {}
-    return {"identity": _chain(**_window(spec, (1, 1)), bn=nn.BatchNorm2d(spec.out_channels, **factory))}
+    return {"identity": chain(**window(spec, (1, 1)), bn=nn.BatchNorm2d(spec.out_channels, **factory))}
 
 
 def bare_identity(spec: ConvSpec, factory: Factory) -> Branches:
     """x without BatchNorm (an ablation of RepGhost and RepVGG)."""
     if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
         return {}
-    return {"bare_identity": _chain(**_window(spec, (1, 1)), identity=nn.Identity())}
+    return {"bare_identity": chain(**window(spec, (1, 1)), identity=nn.Identity())}
 
 
 def average_pool(spec: ConvSpec, factory: Factory) -> Branches:
@@ -141,39 +133,24 @@ def average_pool(spec: ConvSpec, factory: Factory) -> Branches:
     pool = AveragePool2d(spec.out_channels, spec.kernel_size, spec.stride, spec.dilation)
     bn = nn.BatchNorm2d(spec.out_channels, **factory)
     if spec.depthwise:
-        return {"avg": _chain(**_window(spec, spec.kernel_size), avg=pool, bn=bn)}
+        return {"avg": chain(**window(spec, spec.kernel_size), avg=pool, bn=bn)}
     conv = nn.Conv2d(spec.in_channels, spec.out_channels, 1, groups=spec.groups, bias=False, **factory)
-    return {
-        "avg": _chain(conv=conv, bn_pad=BatchNormPad2d(spec.out_channels, spec.padding, **factory), avg=pool, bn=bn)
-    }
+    bn_pad = BatchNormPad2d(spec.out_channels, spec.padding, **factory)
+    return {"avg": chain(conv=conv, bn_pad=bn_pad, avg=pool, bn=bn)}
 
 
 def pointwise_kxk(spec: ConvSpec, factory: Factory) -> Branches:
     """DBB's bn(KxK(pad(bn(1x1(x))))). As many middle channels as input, twice that where depthwise."""
     if spec.depthwise:
         middle = 2 * spec.in_channels
-        first = nn.Conv2d(spec.in_channels, middle, 1, groups=spec.groups, bias=False, **factory)
+        conv1 = nn.Conv2d(spec.in_channels, middle, 1, groups=spec.groups, bias=False, **factory)
     else:
         middle = spec.in_channels
-        first = IdentityConv2d(middle, spec.groups, **factory)
-    conv = nn.Conv2d(
-        middle,
-        spec.out_channels,
-        spec.kernel_size,
-        spec.stride,
-        0,
-        spec.dilation,
-        spec.groups,
-        False,
-        **factory,
-    )
-    chain = _chain(
-        conv1=first,
-        bn_pad=BatchNormPad2d(middle, spec.padding, **factory),
-        conv2=conv,
-        bn=nn.BatchNorm2d(spec.out_channels, **factory),
-    )
-    return {"1x1_kxk": chain}
+        conv1 = IdentityConv2d(middle, spec.groups, **factory)
+    bn_pad = BatchNormPad2d(middle, spec.padding, **factory)
+    size, out_channels = spec.kernel_size, spec.out_channels
+    conv2 = nn.Conv2d(middle, out_channels, size, spec.stride, 0, spec.dilation, spec.groups, False, **factory)
+    return {"1x1_kxk": chain(conv1=conv1, bn_pad=bn_pad, conv2=conv2, bn=nn.BatchNorm2d(out_channels, **factory))}
 
 
 BRANCHES: dict[str, Callable[[ConvSpec, Factory], Branches]] = {
@@ -188,33 +165,32 @@ BRANCHES: dict[str, Callable[[ConvSpec, Factory], Branches]] = {
 }
 
 
-def _conv_bn(spec: ConvSpec, kernel_size: Pair, factory: Factory) -> nn.Module:
-    """bn(conv(x)) of a kernel centred in the block's, behind a window of the input where it needs one."""
-    left, right, top, bottom = spec.window(kernel_size)
-    strided_pointwise = kernel_size == (1, 1) and spec.stride != (1, 1)
-    pads_itself = left == right >= 0 and top == bottom >= 0 and not strided_pointwise
-    conv = nn.Conv2d(
-        spec.in_channels,
-        spec.out_channels,
-        kernel_size,
-        (1, 1) if strided_pointwise else spec.stride,
-        (top, left) if pads_itself else (0, 0),
-        spec.dilation,
-        spec.groups,
-        bias=False,
-        **factory,
-    )
-    window = {} if pads_itself else _window(spec, kernel_size, spec.stride if strided_pointwise else (1, 1))
-    return _chain(**window, conv=conv, bn=nn.BatchNorm2d(spec.out_channels, **factory))
+def conv_bn(spec: ConvSpec, kernel_size: Pair, factory: Factory, rate: int = 1) -> nn.Module:
+    """bn(conv(x)) of a kernel centred in the block's: see `centred_conv`."""
+    return chain(**centred_conv(spec, kernel_size, factory, rate), bn=nn.BatchNorm2d(spec.out_channels, **factory))
 
 
-def _window(spec: ConvSpec, kernel_size: Pair, stride: Pair = (1, 1)) -> dict[str, nn.Module]:
+def centred_conv(spec: ConvSpec, size: Pair, factory: Factory, rate: int = 1, bias: bool = False) -> Branches:
+    """A kernel centred in the block's, dilated `rate` times as far, behind a window of the input where it needs one."""
+    extent = rate * (size[0] - 1) + 1, rate * (size[1] - 1) + 1
+    left, right, top, bottom = spec.window(extent)
+    stride, padding, before = spec.stride, (top, left), {}
+    if size == (1, 1) and stride != (1, 1):  # reads the subsampled map: see Window2d
+        stride, padding, before = (1, 1), (0, 0), window(spec, size, stride)
+    elif left != right or top != bottom or min(padding) < 0:
+        padding, before = (0, 0), window(spec, extent)
+    channels, dilation = (spec.in_channels, spec.out_channels), (rate * spec.dilation[0], rate * spec.dilation[1])
+    conv = nn.Conv2d(*channels, size, stride, padding, dilation, spec.groups, bias, **factory)
+    return {**before, "conv": conv}
+
+
+def window(spec: ConvSpec, kernel_size: Pair, stride: Pair = (1, 1)) -> dict[str, nn.Module]:
     """The part of the input under a smaller kernel, unless that is all of it."""
     padding = spec.window(kernel_size)
     return {"window": Window2d(padding, stride)} if any(padding) or stride != (1, 1) else {}
 
 
-def _chain(**layers: nn.Module) -> nn.Sequential:
+def chain(**layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(OrderedDict(layers))
 
 

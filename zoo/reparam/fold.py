@@ -12,27 +12,19 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.ops import FrozenBatchNorm2d
 
-from zoo.reparam.algebra import (
-    AffineKernel,
-    average,
-    compose,
-    conv_padding,
-    identity,
-    pad_output,
-    per_channel,
-    to_pair,
-)
+from zoo.reparam.algebra import AffineKernel, average, compose, identity, pad_output, per_channel
 from zoo.reparam.layers import AveragePool2d, BatchNormPad2d, IdentityConv2d, Window2d
+from zoo.reparam.spec import conv_padding, to_pair
 
 _DOUBLE = torch.empty(0, dtype=torch.float64)
 NORM_LAYERS = (_BatchNorm, FrozenBatchNorm2d, FrozenBatchNormAct2d)
 NORM_FORWARDS = {kind.forward for kind in (*NORM_LAYERS, nn.SyncBatchNorm, BatchNormAct2d, SyncBatchNormAct)}
-"""What a BatchNorm computes is known by its `forward`; a subclass with an equal one of its own adds that."""
+"""What a BatchNorm computes in eval mode is known by the `forward` of its class."""
 
 
 @singledispatch
 def fold(layer: nn.Module, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    """The kernel of a linear layer or of a `Sequential` of them, in float64, differentiable in its parameters.
+    """Fold a linear layer or a `Sequential` of them to one kernel: float64, differentiable in its parameters.
 
     A new linear layer joins by `@fold.register`.
 
@@ -48,6 +40,11 @@ def fold(layer: nn.Module, in_channels: int, device: torch.device | None = None)
     raise ValueError(f"{type(layer).__name__} is not a linear layer that fold knows")
 
 
+def _refuse_own_forward(layer: nn.Module, kind: type[nn.Module]) -> None:
+    if type(layer).forward is not kind.forward:
+        raise ValueError(f"{type(layer).__name__} is a {kind.__name__} with a forward of its own")
+
+
 @fold.register
 def _(layer: BatchNormPad2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     return fold(layer.bn, in_channels, device)
@@ -55,12 +52,13 @@ def _(layer: BatchNormPad2d, in_channels: int, device: torch.device | None = Non
 
 @fold.register
 def _(layer: AveragePool2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    kernel = average(in_channels, layer.kernel_size, layer.stride, (0, 0), _DOUBLE.to(device))
-    return replace(kernel, dilation=layer.dilation)
+    pool = average(in_channels, layer.kernel_size, layer.stride, (0, 0), _DOUBLE.to(device))
+    return replace(pool, dilation=layer.dilation)
 
 
 @fold.register
 def _(layer: nn.Sequential, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    _refuse_own_forward(layer, nn.Sequential)
     if not len(layer):
         return identity(in_channels, _DOUBLE.to(device))
     first, *rest = layer
@@ -90,7 +88,7 @@ def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
     weight = weight.double()
     bias = weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.double()
     stride, dilation = to_pair(layer.stride), to_pair(layer.dilation)
-    return AffineKernel(weight, bias, stride, conv_padding(layer), dilation, layer.groups)
+    return AffineKernel(weight, bias, stride, conv_padding(layer), dilation, layer.groups, layer.bias is None)
 
 
 @fold.register(_BatchNorm)
@@ -105,12 +103,12 @@ def _(layer: nn.Module, in_channels: int, device: torch.device | None = None) ->
 
 
 def is_plain_norm(layer: nn.Module) -> bool:
-    """Whether a layer is a BatchNorm (synchronised, frozen, with timm's activation), not a subclass that does more."""
+    """Tell a BatchNorm (also synchronised, frozen, with timm's activation) from a subclass that does more."""
     return isinstance(layer, NORM_LAYERS) and type(layer).forward in NORM_FORWARDS
 
 
 def norm_scale_shift(norm: Any) -> tuple[Tensor, Tensor]:
-    """Eval-mode BatchNorm as y = scale · x + shift, each (channels,) float64.
+    """Write an eval-mode BatchNorm as y = scale · x + shift, each (channels,) float64.
 
     Takes BatchNorm2d, SyncBatchNorm, frozen BatchNorm of torchvision and timm, BatchNormAct2d (its activation
     left aside) and `affine=False`.
@@ -134,7 +132,7 @@ def norm_scale_shift(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def activation_of(norm: Any) -> nn.Module:
-    """What a norm layer applies after normalising: timm's fused norm-act layers have a drop and an activation."""
+    """Return the drop and activation that timm's fused norm layers apply after normalising; else the identity."""
     if not isinstance(norm, BatchNormAct2d | FrozenBatchNormAct2d | SyncBatchNormAct):
         return nn.Identity()
     drop: Any = norm.drop
@@ -144,6 +142,7 @@ def activation_of(norm: Any) -> nn.Module:
 
 @fold.register
 def _(layer: nn.AvgPool2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    _refuse_own_forward(layer, nn.AvgPool2d)
     kernel_size, padding = to_pair(layer.kernel_size), to_pair(layer.padding)
     if layer.ceil_mode or layer.divisor_override or (any(padding) and not layer.count_include_pad):
         raise ValueError(f"{layer} does not divide every window by the same number, so it is not a convolution")
@@ -152,16 +151,17 @@ def _(layer: nn.AvgPool2d, in_channels: int, device: torch.device | None = None)
 
 @fold.register
 def _(layer: nn.Identity, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    _refuse_own_forward(layer, nn.Identity)
     return identity(in_channels, _DOUBLE.to(device))
 
 
 @fold.register
 def _(layer: nn.ZeroPad2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
+    _refuse_own_forward(layer, nn.ZeroPad2d)
     left, right, top, bottom = layer.padding
     return pad_output(identity(in_channels, _DOUBLE.to(device)), (left, right, top, bottom))
 
 
 @fold.register
 def _(layer: Window2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    kernel = identity(in_channels, _DOUBLE.to(device))
-    return AffineKernel(kernel.weight, kernel.bias, layer.stride, layer.padding, groups=in_channels)
+    return replace(identity(in_channels, _DOUBLE.to(device)), stride=layer.stride, padding=layer.padding)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.reparam.algebra import Padding, Pair
+from zoo.reparam.spec import Padding, Pair
 
 
 class Window2d(nn.Module):
@@ -64,11 +64,7 @@ class BatchNormPad2d(nn.Module):
     """
 
     def __init__(
-        self,
-        num_features: int,
-        border: Pair,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, num_features: int, border: Pair, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(num_features, device=device, dtype=dtype)
@@ -80,16 +76,8 @@ class BatchNormPad2d(nn.Module):
         if self.pads:
             pixel, frame = torch.zeros_like(y[:1, :, :1, :1]), torch.zeros_like(y[:1, :1])
             bn = self.bn
-            response = F.batch_norm(
-                pixel,
-                bn.running_mean,
-                bn.running_var,
-                bn.weight.detach(),
-                bn.bias.detach(),
-                False,
-                0.0,
-                bn.eps,
-            )
+            scale, shift = bn.weight.detach(), bn.bias.detach()
+            response = F.batch_norm(pixel, bn.running_mean, bn.running_var, scale, shift, False, 0.0, bn.eps)
             # Arithmetic on the padded map, not slice assignment: traceable, and without DBB's copies.
             y = torch.addcmul(F.pad(y, self.border), F.pad(frame, self.border, value=1.0), response)
         return y
@@ -105,11 +93,7 @@ class IdentityConv2d(nn.Conv2d):
     """
 
     def __init__(
-        self,
-        channels: int,
-        groups: int = 1,
-        device: torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        self, channels: int, groups: int = 1, device: torch.device | None = None, dtype: torch.dtype | None = None
     ) -> None:
         super().__init__(channels, channels, 1, groups=groups, bias=False, device=device, dtype=dtype)
 
@@ -123,10 +107,3 @@ class IdentityConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.conv2d(input, self.full_weight(self.weight), groups=self.groups)
-
-
-class TrainingOnly(nn.ModuleList):
-    """Parts of a network that only training uses, such as auxiliary heads; deploying empties it."""
-
-    def clear(self) -> None:
-        self._modules.clear()

@@ -1,4 +1,4 @@
-"""How much of a block's equivalent kernel each branch makes up."""
+"""The share of each branch in its block's equivalent kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zoo.reparam.block import MultiBranchConv2d
 
 
 def branch_shares(model: nn.Module) -> dict[str, dict[str, float]]:
-    """{block: {branch: share}}: the Frobenius norm of a branch's folded kernel over the sum of all branches' norms.
+    """Measure {block: {branch: share}}: a folded kernel's Frobenius norm over the sum of all branches' norms.
 
     The shares of a block add up to 1. Kernels are those of eval mode: BatchNorm scales them by its running
     statistics. Shares tell size, not use: branches that cancel each other have large ones.

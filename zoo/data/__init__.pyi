@@ -1,0 +1,13 @@
+from .calibration import calibration_images as calibration_images
+from .calibration import labelled_images as labelled_images
+from .datasets import create_dataset as create_dataset
+from .image_sets import BadImageError as BadImageError
+from .image_sets import ImageSet as ImageSet
+from .image_sets import spread as spread
+from .loaders import EvalLoader as EvalLoader
+from .loaders import TrainLoader as TrainLoader
+from .seeding import derive_seed as derive_seed
+from .seeding import seeded as seeded
+from .transforms import DISTORTIONS as DISTORTIONS
+from .transforms import EvalTransform as EvalTransform
+from .transforms import TrainTransform as TrainTransform

@@ -1,0 +1,1 @@
+"""Training and evaluation: one loop, from a recipe to a deployed network."""

@@ -1,0 +1,14 @@
+from .compile import compile_for as compile_for
+from .compile import deployed_network as deployed_network
+from .engines import ENGINES as ENGINES
+from .engines import PRECISIONS as PRECISIONS
+from .engines import Candidate as Candidate
+from .engines import Engine as Engine
+from .files import ExportedFile as ExportedFile
+from .files import export_file as export_file
+from .int8 import Attempt as Attempt
+from .int8 import Goal as Goal
+from .parity import ParityError as ParityError
+from .quantization import LayerReport as LayerReport
+from .quantization import QuantizationReport as QuantizationReport
+from .quantization import quantization_report as quantization_report

@@ -1,0 +1,68 @@
+"""What a kind of file is: how it is named, written, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from zoo.export.engines import Run, Source
+from zoo.export.int8 import Goal
+
+Way = Callable[[Any, Sequence[Tensor], Goal | None], Any]
+"""Quantises: a graph, batches of images to take ranges from, what it may cost → another graph."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A network that is to become a file.
+
+    source: In the structure that is written, with its example and what int8 takes its ranges from.
+    said: JSON of what the network says of its images and classes.
+    free_batch: Whether the number of images is left free; else it is the example's.
+    opset: ONNX operator set; None is PyTorch's.
+    way: How int8 is made.
+    goal: What int8 may cost, for the ways that look at it.
+    """
+
+    source: Source
+    precision: str
+    said: str
+    free_batch: bool = False
+    opset: int | None = None
+    way: Way | None = None
+    goal: Goal | None = None
+
+    def quantised(self, graph: Any) -> Any:
+        """Quantise a graph in the way that is asked for."""
+        assert self.way is not None
+        return self.way(graph, self.source.calibration, self.goal)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    suffix: What its name ends in.
+    package: What writes it: a key of `PACKAGES`, or None for PyTorch itself.
+    write: Writes the file of that name, and what belongs to it beside it; gives operation → how often it occurs.
+    read: Runs the file, written in that precision.
+    unreadable: Says why files cannot be run here, if so.
+    precisions: Precision of the weights → the package that it needs too.
+    ways: Of quantising, by name, in the order in which they are tried for a goal; without one, the first is taken.
+    batch: Whether the number of images may be left `free`, is `fixed` in the file, or `one`.
+    says: Whether the file itself holds what the network says; else a file NAME.json beside it does.
+    """
+
+    suffix: str
+    package: str | None
+    write: Callable[[Order, Path], Mapping[str, int]]
+    read: Callable[[Path, str], Run]
+    unreadable: Callable[[], str | None] = lambda: None
+    precisions: Mapping[str, str | None] = field(default_factory=lambda: {"fp32": None})
+    ways: Mapping[str, Way] = field(default_factory=dict)
+    batch: Literal["free", "fixed", "one"] = "free"
+    says: bool = False

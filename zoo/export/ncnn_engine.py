@@ -1,0 +1,72 @@
+"""The engine `ncnn`: a network converted from ONNX by pnnx. It knows no batch: images are taken one by one."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo.export.engines import Run, Source
+from zoo.export.formats import Format, Order
+from zoo.export.onnx_engine import graph_of
+from zoo.runtime.phones import ncnn_runner
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def ncnn(source: Source, precision: str) -> Run:
+    """ncnn on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "network.ncnn.param")
+        write_ncnn(source.onnx_graph, source.example.shape[1:], file)
+        return ncnn_run(file, source.threads)
+
+
+def write_ncnn(graph: onnx.ModelProto, image_shape: torch.Size, path: Path) -> None:
+    """Convert an ONNX graph to the two files of ncnn, weights in float32.
+
+    Args:
+        image_shape: (C, H, W). The files take one image at a time.
+        path: The layers, `NAME.ncnn.param`; their weights go beside it into `NAME.ncnn.bin`.
+
+    Raises:
+        ValueError: pnnx does not take the graph, with its last line; or ncnn has no layer for a part of it.
+    """
+    import pnnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "network.onnx").write_bytes(graph.SerializeToString())
+        size = ",".join(map(str, (1, *image_shape)))
+        files = [f"ncnnparam={path.absolute()}", f"ncnnbin={path.absolute().with_suffix('.bin')}"]
+        command = [pnnx.EXEC_PATH, "network.onnx", f"inputshape=[{size}]f32", "fp16=0", *files]
+        child = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    if child.returncode or not path.is_file():
+        last = (child.stdout + child.stderr).strip().rpartition("\n")[2]
+        raise ValueError(f"pnnx does not take this network (exit code {child.returncode}): {last}")
+    if foreign := [kind for kind in layers(path) if "." in kind or "::" in kind]:
+        raise ValueError(f"ncnn has no layer for {', '.join(foreign)} of this network")
+
+
+def layers(path: Path) -> Counter[str]:
+    """Count the layers of an ncnn file by kind, its input and the copies of blobs aside."""
+    lines = path.read_text().splitlines()[2:]  # a magic number, and how many layers and blobs there are
+    return Counter(kind for kind in (line.split()[0] for line in lines) if kind not in ("Input", "Split"))
+
+
+def ncnn_run(path: Path, threads: int) -> Run:
+    """Run ncnn files, image by image. Not for concurrent calls. Raises: ValueError: They are none."""
+    run = ncnn_runner(path, threads)
+    return lambda images: torch.from_numpy(run(images.numpy()))
+
+
+def _write(order: Order, path: Path) -> Counter[str]:
+    write_ncnn(graph_of(order), order.source.example.shape[1:], path)
+    return layers(path)
+
+
+FILE = Format(".ncnn.param", "ncnn", _write, lambda path, precision: ncnn_run(path, 1), batch="one")

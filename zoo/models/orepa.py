@@ -1,0 +1,17 @@
+"""OREPA's RepVGG (Online Convolutional Re-parameterization, arXiv 2204.00826, table 4).
+
+    block = relu(bn(K * x) + bn(1x1) + bn(id)),   K folded in every step: `zoo.reparam.orepa`
+
+Its ResNets are among `zoo.models.converted`.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from zoo.models.repvgg import VARIANTS, RepVGG
+from zoo.registry import register_model
+
+for _name in ("repvgg_a0", "repvgg_a1", "repvgg_a2"):
+    _builder = functools.partial(RepVGG, VARIANTS[_name], block="orepa_repvgg")
+    register_model(_builder, name=f"orepa_{_name}", family="OREPA", first_conv="stem.conv", classifier="head.fc")

@@ -1,0 +1,236 @@
+"""Merged training: a block of branches trains at about the cost of the one convolution that it becomes.
+
+Once the mean and variance of the batch are known, a BatchNorm in training mode is affine, and so the block is one
+convolution while it trains too: take the statistics, fold, convolve. The statistics of a branch K∗x + b, K being its
+layers up to a BatchNorm, need not be taken from K∗x. With x̄ the mean image of the batch,
+
+    mean      = the mean over the pixels of K∗x̄ + b                                      exact, as K∗ is linear
+    variance  = the variance over the pixels of K∗x̄                                      exact
+              + the mean square of K∗(x_n - x̄), over a part of the images,
+                scaled by what the energy of x around x̄ is to that of the part's images  exact where K is one number
+                                                                                         a channel (identity), else
+                                                                                         estimated
+so a branch convolves the part and the mean image, and only the merged kernel convolves the batch; 1x1 branches need not
+convolve the part either, but share the covariance of its channels. If the part is the whole batch, outputs, gradients
+and running statistics are those of training branch by branch.
+
+The part is the first images of the batch, which must therefore be shuffled: a run that is resumed repeats it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from zoo.reparam.algebra import AffineKernel, add, compose, embed, identity, pad_output, per_channel
+from zoo.reparam.block import MultiBranchConv2d, inner_spec
+from zoo.reparam.fold import fold
+from zoo.reparam.layers import BatchNormPad2d, Window2d
+
+TINY = 1e-30
+"""An energy that is none: where the part has no energy at all, its ratio to the batch's is taken for 1."""
+
+
+def merge(network: nn.Module, pixels: int) -> None:
+    """Let every block of a network train through its merged kernel, with statistics from so many pixels a channel.
+
+    Parameters, their names, eval mode, `fuse` and deploying stay as they are. 0 goes back to branch by branch.
+
+    Raises:
+        ValueError: A block has a SyncBatchNorm: statistics over processes are not known here.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, MultiBranchConv2d):
+            if any(isinstance(norm, nn.SyncBatchNorm) for norm in module.modules()):
+                what = f"{name or 'the block'} has a SyncBatchNorm"
+                raise ValueError(f"merge_pixels: no statistics over processes, but {what}: use one of the two")
+            module.__class__ = MergedConv2d if pixels else MultiBranchConv2d
+            vars(module)["pixels"] = pixels
+
+
+class MergedConv2d(MultiBranchConv2d):
+    """A `MultiBranchConv2d` whose forward pass in training mode is one convolution: made by `merge`.
+
+    It trains branch by branch, as its parent, where there is one branch only, and where the statistics would take more
+    than half of the batch.
+
+    A border between two layers of a branch (`BatchNormPad2d`) is filled with the response to a zero pixel under the
+    batch's statistics, with gradient; the parent, as the official DBB, takes the running ones. Only so is a branch one
+    convolution, the one that eval mode has: there too border and map share their statistics.
+    """
+
+    pixels: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        part = self._part(x) if self.training else 0
+        if not part:
+            return super().forward(x)
+        if self.pads:
+            x = F.pad(x, (self.pad_x, self.pad_x, self.pad_y, self.pad_y), mode=self.pad_mode)
+        spec = inner_spec(self.spec)
+        x, sample = sample_of(x, part)
+        with torch.autocast(x.device.type, enabled=False):
+            branches = [_append(None, branch, sample) for branch in self.branches.values()]
+            kernel = add([embed(branch, spec) for branch in branches])
+        return _convolve(replace(kernel, weight=kernel.weight.to(x.dtype), bias=kernel.bias.to(x.dtype)), x)
+
+    def _part(self, x: Tensor) -> int:
+        """How many images to take statistics from; 0: train branch by branch."""
+        height, width = x.shape[2] // self.spec.stride[0], x.shape[3] // self.spec.stride[1]
+        part = max(2, math.ceil(self.pixels / max(1, height * width)))
+        return part if len(self.branches) > 1 and 2 * part <= len(x) else 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the statistics of a batch are taken from.
+
+    Attributes:
+        maps: (1 + part, channels, height, width): the mean image of the batch, then its first images less that.
+        energy: (channels,), the mean square of the batch around its mean image.
+        images: Number of images in the batch.
+        dtype: Precision of the convolutions; statistics are float32 or better.
+        covariances: (groups, channels, channels) of what 1x1 kernels read, by padding, stride and groups.
+    """
+
+    maps: Tensor
+    energy: Tensor
+    images: int
+    dtype: torch.dtype
+    covariances: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+
+    def moments(self, kernel: AffineKernel) -> tuple[Tensor, Tensor, int]:
+        """Find mean and (biased) variance of every channel of kernel(x), and over how many pixels they are."""
+        weight = kernel.weight.unflatten(0, (kernel.groups, -1))
+        if kernel.weight[0].numel() == 1:  # It multiplies each channel by a number, and so its moments.
+            answers = Window2d(kernel.padding, kernel.stride)(self.maps)
+            mean, variance = self._moments(answers[:1], _energy(answers[1:]), torch.ones_like(weight[:, :1]))
+            factors = weight.flatten(1)
+            mean, variance = (mean[:, None] * factors).flatten(), (variance[:, None] * factors.square()).flatten()
+        elif kernel.kernel_size == (1, 1):
+            answers = _convolve(replace(kernel, bias=None), self.maps[:1])
+            mean, variance = self._moments(answers, self._pointwise_energy(kernel), weight)
+        else:
+            linear = replace(kernel, weight=kernel.weight.to(self.dtype), bias=None)
+            answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
+            mean, variance = self._moments(answers[:1], _energy(answers[1:]), weight)
+        return mean + kernel.bias, variance, self.images * answers[0, 0].numel()
+
+    def _pointwise_energy(self, kernel: AffineKernel) -> Tensor:
+        """Find the mean square of a 1x1 kernel's answers by the covariance of what it reads.
+
+        All 1x1 kernels of a block share one, where each would convolve the part.
+        """
+        where = kernel.padding, kernel.stride, kernel.groups
+        if where not in self.covariances:
+            part = Window2d(kernel.padding, kernel.stride)(self.maps[1:])
+            pixels = part.permute(0, 2, 3, 1).unflatten(3, (kernel.groups, -1)).flatten(0, 2)
+            self.covariances[where] = torch.einsum("pgi,pgj->gij", pixels, pixels) / len(pixels)
+        rows = kernel.weight.flatten(1).unflatten(0, (kernel.groups, -1))
+        return ((rows @ self.covariances[where]) * rows).sum(2).flatten()
+
+    def _moments(self, middle: Tensor, within: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Find mean and variance in the batch.
+
+        Args:
+            middle: (1, channels, height, width), the answer to the mean image.
+            within: (channels,), the mean square of the answers to the part.
+            weight: (groups, out, in, height, width), of the kernel that answers.
+        """
+        mean = middle.mean((0, 2, 3))
+        between = (middle - mean[:, None, None]).square().mean((0, 2, 3))
+        # The energy of answers, if channels and taps did not correlate: that they do is seen in the part.
+        energies = torch.stack([self.energy, _energy(self.maps[1:])], 1).unflatten(0, (len(weight), -1))
+        whole, part = (weight.square().sum((3, 4)) @ energies).flatten(0, 1).unbind(1)
+        return mean, between + whole * ((within + TINY) / (part + TINY))
+
+
+def _energy(maps: Tensor) -> Tensor:
+    """The mean square of every channel."""
+    return maps.square().mean((0, 2, 3))
+
+
+def sample_of(x: Tensor, part: int) -> tuple[Tensor, Sample]:
+    """Take a sample of the first images of a batch; the batch that comes back carries the sample's gradient too."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    x, maps, energy = _Split.apply(x, part)
+    return x, Sample(maps, energy, len(x), dtype)
+
+
+def _convolve(kernel: AffineKernel, x: Tensor) -> Tensor:
+    """kernel(x) without copies for its padding; a pointwise kernel reads the subsampled map (see `Window2d`)."""
+    left, right, top, bottom = kernel.padding
+    stride, padding = kernel.stride, (top, left)
+    if kernel.kernel_size == (1, 1):
+        x, stride, padding = Window2d(kernel.padding, kernel.stride)(x), (1, 1), (0, 0)
+    elif (left, top) != (right, bottom) or min(padding) < 0:
+        x, padding = F.pad(x, kernel.padding), (0, 0)
+    return F.conv2d(x, kernel.weight, kernel.bias, stride, padding, kernel.dilation, kernel.groups)
+
+
+class _Split(torch.autograd.Function):
+    """(x, maps of the sample, energy of x): a Function, as autograd alone would make a map of x's size for each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, part: int) -> tuple[Tensor, Tensor, Tensor]:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        mean = torch.mean(x, 0, keepdim=True, dtype=dtype, out=torch.empty_like(x[:1], dtype=dtype))
+        maps = torch.cat([mean, x[:part] - mean])
+        unused = x.new_zeros(x.shape[1], dtype=dtype)  # running statistics: they choose the precision of the result
+        _, variance = torch.ops.aten.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
+        energy = (variance - mean.var((0, 2, 3), unbiased=False)).clamp_min(0)
+        ctx.save_for_backward(x, mean)
+        return x.view_as(x), maps, energy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_x: Tensor, to_maps: Tensor, to_energy: Tensor) -> tuple[Tensor, None]:
+        x, mean = ctx.saved_tensors
+        slope = (2 * x.shape[1] / x.numel() * to_energy)[:, None, None]
+        shared = torch.sum(to_maps[1:], 0, keepdim=True, out=torch.empty_like(mean))
+        shared = (to_maps[:1] - shared) / len(x) - slope * mean
+        to_x = torch.addcmul(to_x, x, slope.to(x.dtype)).add_(shared)
+        to_x[: len(to_maps) - 1] += to_maps[1:]
+        return to_x, None
+
+
+def _append(kernel: AffineKernel | None, layer: nn.Module, sample: Sample) -> AffineKernel:
+    """Fold a layer to what a branch is so far, each BatchNorm in training mode by statistics of the batch."""
+    if isinstance(layer, nn.Sequential) and len(layer):
+        for link in layer:
+            kernel = _append(kernel, link, sample)
+        assert kernel is not None
+        return kernel
+    norm = layer.bn if isinstance(layer, BatchNormPad2d) else layer
+    if isinstance(norm, _BatchNorm) and norm.training:
+        kernel = kernel or identity(sample.maps.shape[1], sample.maps)
+        kernel = compose(kernel, per_channel(*_scale_shift(norm, *sample.moments(kernel))))
+    else:
+        channels = kernel.out_channels if kernel else sample.maps.shape[1]
+        folded = fold(norm, channels, sample.maps.device)
+        folded = replace(folded, weight=folded.weight.to(sample.maps), bias=folded.bias.to(sample.maps))
+        kernel = compose(kernel, folded) if kernel else folded
+    return pad_output(kernel, layer.border) if isinstance(layer, BatchNormPad2d) else kernel
+
+
+def _scale_shift(norm: Any, mean: Tensor, variance: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """Write a BatchNorm as y = scale · x + shift by the batch's statistics, and let it keep them as running ones."""
+    if norm.running_mean is not None:
+        with torch.no_grad():
+            norm.num_batches_tracked += 1
+            momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
+            norm.running_mean.lerp_(mean.to(norm.running_mean), momentum)
+            norm.running_var.lerp_((variance * (pixels / (pixels - 1))).to(norm.running_var), momentum)
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    shift = -mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias

@@ -1,0 +1,138 @@
+"""The engines that run an exported file, by its ending: numpy arrays in and out."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.cores import available_cores
+
+if TYPE_CHECKING:
+    import openvino as ov
+
+T = TypeVar("T")
+Array = NDArray[np.float32]
+
+
+class Session(NamedTuple):
+    """A file, ready to run.
+
+    run: Normalised images (N, 3, H, W) → logits (N, classes). batch_size: N, None if it is free. said: JSON that the
+    exporter wrote of images and classes, None if there is none.
+    """
+
+    run: Callable[[Array], Array]
+    batch_size: int | None
+    said: str | None
+
+
+class Kind(NamedTuple):
+    """A kind of file: its engine's package, and how it is opened."""
+
+    package: str
+    open: Callable[[Path], Session]
+
+
+def open_session(path: str | Path) -> Session:
+    """Open an exported file in its engine.
+
+    Raises:
+        ValueError: No kind of file that an engine here runs, a package that is not installed, or a damaged file; one
+            line that names the file.
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    if path.suffix not in KINDS:
+        raise ValueError(f"{path}: runs are {', '.join(KINDS)} files; `zoo export` writes them")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    kind = KINDS[path.suffix]
+    if importlib.util.find_spec(kind.package) is None:
+        raise ValueError(f"{path}: {kind.package} is not installed: pip install {kind.package}")
+    try:
+        return kind.open(path)
+    except Exception as error:  # the classes of the engines' own exceptions have nothing in common
+        what = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: {kind.package} cannot open it: {what}") from error
+
+
+def _onnxruntime(path: Path) -> Session:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: warnings go to stderr past Python
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    (images,) = session.get_inputs()
+    number = images.shape[0]
+    return Session(
+        run=lambda batch: np.asarray(session.run(None, {images.name: batch})[0]),
+        batch_size=number if isinstance(number, int) else None,
+        said=session.get_modelmeta().custom_metadata_map.get("zoo"),
+    )
+
+
+def _openvino(path: Path) -> Session:
+    # By its own choice OpenVINO computes float32 in bf16 on CPUs that can.
+    hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    model = openvino_core().read_model(path)
+    compiled = openvino_core().compile_model(model, "CPU", hints)
+    number = model.inputs[0].get_partial_shape()[0]
+    return Session(
+        run=lambda batch: compiled({0: batch})[0],
+        batch_size=None if number.is_dynamic else number.get_length(),
+        said=model.get_rt_info("zoo").astype(str) if model.has_rt_info("zoo") else None,
+    )
+
+
+def _beside(path: Path) -> str | None:
+    """What a file that has no place for it is said to want, in a JSON file beside it."""
+    side = path.with_suffix(".json")
+    return side.read_text() if side.is_file() else None
+
+
+def _ncnn(path: Path) -> Session:
+    from zoo.runtime.phones import ncnn_runner
+
+    return Session(ncnn_runner(path, available_cores()), None, _beside(path))
+
+
+def _mnn(path: Path) -> Session:
+    from zoo.runtime.phones import mnn_runner
+
+    return Session(mnn_runner(path, available_cores()), None, _beside(path))
+
+
+KINDS = {
+    ".onnx": Kind("onnxruntime", _onnxruntime),
+    ".xml": Kind("openvino", _openvino),
+    ".param": Kind("ncnn", _ncnn),
+    ".mnn": Kind("MNN", _mnn),
+}
+"""Ending → kind of file."""
+
+
+@cache
+def openvino_core() -> ov.Core:
+    """The one Core of this process, its CPU plugin loaded."""
+    import openvino as ov
+
+    made = ov.Core()
+    in_a_thread(made.get_property, "CPU", "FULL_DEVICE_NAME")
+    return made
+
+
+def in_a_thread(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Call in a thread of its own what may load or unload OpenVINO's CPU plugin.
+
+    Each load gives the calling thread another stack for signals, and each unload brings the one before back, even
+    if that is unmapped by then: the next signal (Ctrl-C, a child that ends) would kill the process.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call, *args, **kwargs).result()

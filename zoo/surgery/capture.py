@@ -1,0 +1,287 @@
+"""The graphs of a network: one for the whole where torch.fx can trace it, and one for each part of what it cannot."""
+
+from __future__ import annotations
+
+import builtins
+import copy
+import inspect
+import math
+import operator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models._features_fx import get_notrace_functions
+from torch import Tensor, fx, nn
+from torch.fx import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_leaves
+
+from zoo.network import run_on_twin
+from zoo.reparam.block import MultiBranchConv2d
+from zoo.reparam.fold import NORM_LAYERS, activation_of
+
+PLAIN = (bool, int, float, str)
+RANDOM = {"", "dropout", "rand", "randn", "rand_like", "randn_like", "bernoulli", "normal", "uniform"}
+"""Functions whose result may be another one the next time; "" are those that are not torch's."""
+FUNCTIONS: dict[Any, str] = {
+    function: name.strip("_")
+    for space in (vars(builtins), vars(math), vars(operator), {**vars(torch), **vars(F)})
+    for name, function in space.items()
+    if callable(function)
+}
+"""Their names; torch's only where `torch.nn.functional` has none of that name, which takes other arguments."""
+
+
+@dataclass
+class Graph:
+    """One traced module, `name` in the network, with what its analysis needs.
+
+    twin: a copy of the module, on the meta device where it runs there. root: the copy of that which was traced, and
+    may hold what tracing left behind.
+    shapes: of the nodes that are tensors.
+    unsafe: nodes whose memory an in-place operation changes while others read it.
+    constants: nodes that do not depend on the module's input.
+    """
+
+    name: str
+    twin: nn.Module
+    root: nn.Module
+    graph: fx.Graph
+    shapes: dict[Node, torch.Size]
+    unsafe: set[Node]
+    constants: set[Node]
+
+    def inputs(self, node: Node) -> list[Node]:
+        """The nodes that a node reads, without constants."""
+        return [n for n in node.all_input_nodes if n not in self.constants]
+
+    def path(self, target: str) -> str:
+        """The name in the network of a module of this graph."""
+        return f"{self.name}.{target}".strip(".")
+
+    def layer(self, node: Node) -> str | None:
+        """The layer (its path in the graph) that a node belongs to: the one called, or a BatchNorm it is a part of."""
+        if node.op == "call_module":
+            return str(node.target)
+        around = self.around(node)
+        return around[-1] if around and isinstance(self.root.get_submodule(around[-1]), NORM_LAYERS) else None
+
+    def around(self, node: Node) -> list[str]:
+        """Paths (in this graph) of the calls that a node lies in, outermost first; its own module's is the last."""
+        return [path for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+
+
+@dataclass
+class Calls:
+    """The arguments of every module's last call in one forward pass, and how often it ran under any of its names."""
+
+    arguments: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = field(default_factory=dict)
+    times: Counter[str] = field(default_factory=Counter)
+
+
+class _Tracer(fx.Tracer):
+    """Traces through every module of the network's own; one whose code does not trace stays a single node."""
+
+    proxy_buffer_attributes = True  # else what a forward computes of buffers would be computed on the twin's
+
+    def __init__(self, keep: Callable[[str], bool], arguments: Mapping[str, Any]) -> None:
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self.keep, self.arguments = keep, arguments
+        self.untraced: dict[str, str | None] = {}
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        """Stand in for tensors only: flags, None and numbers are those of the recorded call."""
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        names = [str(arg.node.target) if isinstance(arg, fx.Proxy) else "" for arg in args]
+        fixed = {key: value for key, value in self.arguments.items() if value is None or isinstance(value, PLAIN)}
+        return function, [fixed.get(name, arg) for name, arg in zip(names, args, strict=True)]
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """Take a map apart whose number of parts is written out: list(x.chunk(2, 1))."""
+        parts = obj.node.args[1] if operation(obj.node) == "chunk" and len(obj.node.args) > 1 else None
+        if not isinstance(parts, int):
+            return super().iter(obj)
+        return iter([self.create_proxy("call_function", operator.getitem, (obj, i), {}) for i in range(parts)])
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return self.keep(module_qualified_name) or is_layer(m)
+
+    def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        last, depth = next(iter(reversed(self.graph.nodes))), len(self.module_stack)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:  # whatever a network's code raises on a stand-in for a tensor
+            for node in reversed(self.graph.nodes):
+                if node is last:
+                    break
+                self.graph.erase_node(node)
+            while len(self.module_stack) > depth:
+                self.module_stack.popitem()
+            name = self.path_of_module(m)
+            self.untraced[name] = _line(error)
+            return self.create_proxy("call_module", name, args, kwargs)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Tell whether a module has forward hooks."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Tell whether a call of a module is a single node: of torch's own, of a block, and of whatever has hooks."""
+    torchs = module.__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
+    ours = isinstance(module, nn.Conv2d | nn.Linear | MultiBranchConv2d)
+    norm = isinstance(module, _BatchNorm) and isinstance(activation_of(module), nn.Identity)
+    return torchs or ours or norm or has_hooks(module)
+
+
+def capture(model: nn.Module, example: Tensor) -> tuple[list[Graph], Calls, dict[str, str]]:
+    """Trace a network; return its graphs, its modules' calls, and {module that does not trace: reason}.
+
+    Raises:
+        ValueError: The network does not run on `example`.
+    """
+    twin, calls = run_on_twin(model, example, _observe)
+    untraced: dict[str, str] = {}
+    return list(_graphs(twin, "", calls, untraced)), calls, untraced
+
+
+def _observe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Calls]:
+    calls = Calls()
+    names: defaultdict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
+
+    def record(module: nn.Module, args: Any, kwargs: Any) -> None:
+        calls.times.update(names[module])
+        calls.arguments[names[module][0]] = args, kwargs
+
+    handles = [module.register_forward_pre_hook(record, with_kwargs=True) for module in names]
+    with torch.no_grad():
+        model(example)
+    for handle in handles:
+        handle.remove()
+    return model, calls
+
+
+def _graphs(root: nn.Module, name: str, calls: Calls, untraced: dict[str, str]) -> Iterator[Graph]:
+    """The graph of a module, and those of the children of whatever does not trace in it."""
+    opaque: dict[str, str | None] = {"": None}
+    if name in calls.arguments:
+        if is_layer(root):
+            return
+        try:
+            graph, opaque = trace_module(root, name, calls)
+        except Exception as error:  # see _Tracer
+            opaque = {"": _line(error)}
+        else:
+            yield graph
+    for inner, reason in opaque.items():
+        path = f"{name}.{inner}".strip(".")
+        if reason is not None:
+            untraced[path] = reason
+        for child_name, child in root.get_submodule(inner).named_children():
+            yield from _graphs(child, f"{path}.{child_name}".strip("."), calls, untraced)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+
+
+def trace_module(
+    twin: nn.Module, name: str, calls: Calls, keep: Callable[[str], bool] = lambda name: False
+) -> tuple[Graph, dict[str, str | None]]:
+    """Trace one module; return its graph and {submodule that does not trace: reason}.
+
+    Args:
+        twin: The module, on the device of the recorded arguments. It is not changed.
+        name: Its name in the network.
+        calls: The arguments of its call.
+        keep: Submodules (by their path in `root`) that stay a single node.
+    """
+    root = copy.deepcopy(twin)
+    args, kwargs = calls.arguments[name]
+    bound = inspect.signature(root.forward).bind(*args, **kwargs)
+    bound.apply_defaults()
+    tracer = _Tracer(keep, bound.arguments)
+    graph = tracer.trace(root)
+    observer = _Observer(root, garbage_collect_values=False, graph=graph)  # memory let go of would be another's next
+    with torch.no_grad():
+        observer.run(*(bound.arguments[str(n.target).strip("*")] for n in graph.nodes if n.op == "placeholder"))
+    _drop_assertions(graph)
+    return Graph(name, twin, root, graph, observer.shapes, _unsafe(graph, observer), _constants(graph)), tracer.untraced
+
+
+class _Observer(fx.Interpreter):
+    """Runs a graph, and sees of every node its shape, the memory that its result lies in, and what memory it changes.
+
+    Memory goes by the number of its storage, which views share; in-place operations count up a tensor's version.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shapes: dict[Node, torch.Size] = {}
+        self.memory: dict[Node, set[int]] = {}
+        self.changes: dict[Node, set[int]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        inputs = _tensors(self.fetch_args_kwargs_from_env(n))
+        versions = [tensor._version for tensor in inputs]
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.shapes[n] = result.shape
+        n.meta["scalar"] = isinstance(result, bool | int | float | torch.Size | torch.dtype | torch.device | None)
+        self.memory[n] = _storages(_tensors(result))
+        self.changes[n] = _storages([t for t, before in zip(inputs, versions, strict=True) if t._version != before])
+        return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _storages(tensors: list[Tensor]) -> set[int]:
+    return {tensor.untyped_storage()._cdata for tensor in tensors}
+
+
+def _drop_assertions(graph: fx.Graph) -> None:
+    """Remove the code that only looks at shapes to complain about them."""
+    for node in reversed(graph.nodes):
+        asserts = node.op == "call_function" and node.target is torch._assert
+        if asserts or (node.meta.get("scalar") and not node.users and node.op not in ("placeholder", "output")):
+            graph.erase_node(node)
+
+
+def operation(node: Node) -> str:
+    """The bare name of what a node calls: "add" for torch.add, operator.add, Tensor.add_; "" for others' functions."""
+    if node.op == "call_method":
+        return str(node.target).strip("_")
+    return FUNCTIONS.get(node.target, "") if node.op == "call_function" else ""
+
+
+def _unsafe(graph: fx.Graph, seen: _Observer) -> set[Node]:
+    """Find the nodes whose memory is changed in place although something else reads what was in it."""
+    unsafe: set[Node] = set()
+    before: list[Node] = []
+    for node in graph.nodes:
+        if changed := seen.changes[node]:
+            old = {n for n in before if seen.memory[n] & changed}
+            readers = {user for n in old for user in n.users if not user.meta.get("scalar")}
+            if readers - old - {node}:
+                unsafe |= {n for n in graph.nodes if seen.memory[n] & changed}
+        before.append(node)
+    return unsafe
+
+
+def _constants(graph: fx.Graph) -> set[Node]:
+    """Find the nodes that are the same for every input: parameters, and what functions compute of them alone."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        function = node.op in ("call_function", "call_method") and operation(node) not in RANDOM
+        if node.op == "get_attr" or (function and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
