@@ -14,7 +14,6 @@ branches of a block start at one, as in the papers, and a different start would 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import json
 import statistics
@@ -27,9 +26,8 @@ from typing import Any
 import matplotlib
 
 from zoo.atomic import atomic_write
-from zoo.bench.environment import environment
-
-Run = dict[str, Any]
+from zoo.results.files import read_result, result_of, write_result
+from zoo.results.records import TrainingRun
 
 BLOCKS: tuple[str, ...] = ("plain", "acb", "dbb")
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 5
@@ -59,34 +57,33 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
     parser.add_argument("--scratch", type=Path, default=Path("output/compare_blocks"))
     options = parser.parse_args()
-    runs: list[Run] = json.loads(options.output.read_text())["runs"] if options.output.exists() else []
+    runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
     finish(runs, [(block, rate, TUNING_SEED) for rate in RATES for block in BLOCKS], options)
     for rates in (ONE_RATE, best_rates(runs)):
         finish(runs, [(block, rates[block], seed) for seed in SEEDS for block in BLOCKS], options)
-    write(runs, options.output)
     with atomic_write(options.figure) as temporary:
         plot(runs, temporary)
     print(json.dumps(summary(runs)))
     return 0
 
 
-def finish(runs: list[Run], wanted: list[tuple[str, float, int]], options: argparse.Namespace) -> None:
+def finish(runs: list[TrainingRun], wanted: list[tuple[str, float, int]], options: argparse.Namespace) -> None:
     """Make those of the wanted runs (block, learning rate, seed) that are missing."""
-    done = {(run["block"], run["lr"], run["seed"]) for run in runs}
+    done = {(run.variant, run.lr, run.seed) for run in runs}
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [pool.submit(train, *run, options.scratch) for run in wanted if run not in done]
         for job in as_completed(jobs):
             runs.append(job.result())
-            runs.sort(key=lambda run: (run["seed"], run["lr"], BLOCKS.index(run["block"])))
-            write(runs, options.output)
-            print(json.dumps(job.result()), flush=True)
+            runs.sort(key=lambda run: (run.seed, run.lr, BLOCKS.index(run.variant)))
+            write_result(options.output, result_of("training", runs, settings=RECIPE))
+            print(job.result(), flush=True)
 
 
-def train(block: str, rate: float, seed: int, scratch: Path) -> Run:
+def train(block: str, rate: float, seed: int, scratch: Path) -> TrainingRun:
     """One run of train.py; its results."""
     folder = scratch / f"{block}-{rate}-{seed}"
     flags = [f"--{key}={value}" for key, value in RECIPE.items()]
-    flags += [f"--lr={rate}", f"--seed={seed}", f"--output={folder}", "--overwrite"]
+    flags += [f"--lr={rate}", f"--seed={seed}", f"--output={folder}", "--overwrite", "--json"]
     if block != "plain":
         flags.append(f"--block={block}")
     run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
@@ -95,40 +92,39 @@ def train(block: str, rate: float, seed: int, scratch: Path) -> Run:
     with (folder / "summary.csv").open() as file:
         train_loss = float(list(csv.DictReader(file))[-1]["train_loss"])
     results = json.loads(run.stdout.strip().splitlines()[-1])
-    return {"block": block, "lr": rate, "seed": seed, "train_loss": train_loss, "results": results}
+    figures = {"train_loss": [train_loss], "top1": [results["top1"]], "results": results}
+    return TrainingRun(variant=block, lr=rate, seed=seed, **figures)
 
 
-def top1(runs: list[Run]) -> dict[tuple[str, float, int], float]:
+def top1(runs: list[TrainingRun]) -> dict[tuple[str, float, int], float]:
     """(block, learning rate, seed) → top-1 of the deployed network, in per cent."""
-    return {(run["block"], run["lr"], run["seed"]): run["results"]["top1"] for run in runs}
+    return {(run.variant, run.lr or 0.0, run.seed): run.top1[-1] for run in runs}
 
 
-def tuning_curve(runs: list[Run], block: str) -> list[float]:
+def tuning_curve(runs: list[TrainingRun], block: str) -> list[float]:
     """Top-1 of the tuning seed at each of `RATES`."""
     of = top1(runs)
     return [of[block, rate, TUNING_SEED] for rate in RATES]
 
 
-def best_rates(runs: list[Run]) -> dict[str, float]:
+def best_rates(runs: list[TrainingRun]) -> dict[str, float]:
     """The learning rate of `RATES` that was best for each block."""
     return {block: max(zip(tuning_curve(runs, block), RATES, strict=True))[1] for block in BLOCKS}
 
 
-def summary(runs: list[Run]) -> dict[str, Any]:
+def summary(runs: list[TrainingRun]) -> dict[str, Any]:
     """The comparison with one rate for all, and with each block's own."""
     return {"one_rate": compare(runs, ONE_RATE), "own_rate": compare(runs, best_rates(runs))}
 
 
-def compare(runs: list[Run], rates: dict[str, float]) -> dict[str, Any]:
+def compare(runs: list[TrainingRun], rates: dict[str, float]) -> dict[str, Any]:
     """Mean and standard deviation of each block, and of its gain over plain on the same seed, in points of top-1."""
     of = top1(runs)
     result = {}
     for block, rate in rates.items():
         values = [of[block, rate, seed] for seed in SEEDS]
         gains = [of[block, rate, seed] - of["plain", rates["plain"], seed] for seed in SEEDS]
-        losses = [
-            run["train_loss"] for run in runs if (run["block"], run["lr"]) == (block, rate) and run["seed"] in SEEDS
-        ]
+        losses = [run.train_loss[-1] for run in runs if (run.variant, run.lr) == (block, rate) and run.seed in SEEDS]
         result[block] = {
             "lr": rate,
             "n": len(values),
@@ -141,15 +137,7 @@ def compare(runs: list[Run], rates: dict[str, float]) -> dict[str, Any]:
     return result
 
 
-def write(runs: list[Run], path: Path) -> None:
-    result = {"environment": environment(), "recipe": RECIPE, "runs": runs}
-    with contextlib.suppress(KeyError):  # not all runs are there yet
-        result["summary"] = summary(runs)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1))
-
-
-def plot(runs: list[Run], path: Path) -> None:
+def plot(runs: list[TrainingRun], path: Path) -> None:
     """Left: top-1 over the learning rate. Right: every seed a line over the three networks, each at its own rate."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

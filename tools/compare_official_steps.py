@@ -12,25 +12,21 @@ and in channels_last, there also with bf16 autocast where this machine computes 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 import zoo
-from zoo.atomic import atomic_write
-from zoo.bench.environment import environment
-from zoo.bench.results import without_nan
 from zoo.bench.statistics import paired_ratio, summarize
 from zoo.bench.timing import HostClock, Plan, interleave
-from zoo.bench.train_step import Contender, Step
+from zoo.bench.train_step import Step
 from zoo.export.cpu import has_bf16
+from zoo.results.files import result_of, write_result
+from zoo.results.records import TrainStep
 
 
 def main() -> int:
@@ -46,13 +42,10 @@ def main() -> int:
     commits = {path.name: commit(path) for path in (options.repvgg, options.dbb)}
     torch.set_num_threads(options.threads)
     plan = Plan(rounds=options.rounds, seconds=options.seconds, warmup_seconds=5.0)
-    rows = []
+    records = []
     for name, official in (("repvgg_a0", official_repvgg(options.repvgg)), ("dbb_resnet18", official_dbb(options.dbb))):
-        rows += measure(name, official, options.batch_size, plan)
-    settings = {"batch_size": options.batch_size, "img_size": 224, "threads": options.threads}
-    result = {"environment": environment(), "official": commits, **settings, "rows": rows}
-    with atomic_write(options.output) as temporary:
-        temporary.write_text(json.dumps(without_nan(result), indent=1))
+        records += measure(name, official, options.batch_size, plan)
+    write_result(options.output, result_of("train", records, settings={"official": commits}))
     return 0
 
 
@@ -68,29 +61,24 @@ def official_dbb(checkout: Path) -> nn.Module:
     return layers.build_model("ResNet-18")
 
 
-def measure(name: str, official: nn.Module, batch_size: int, plan: Plan) -> list[dict[str, Any]]:
-    """A row per contender; `speedup` is official / contender, paired by round. Times in seconds."""
-    contenders = [Contender(model=name, structure="official", layout="nchw")]
-    contenders += [Contender(model=name, structure="train", layout=layout) for layout in ("nchw", "nhwc")]
-    if has_bf16():
-        contenders.append(Contender(model=name, structure="train", precision="bf16"))
-    networks = [official, *(zoo.create_model(name) for _ in contenders[1:])]
+def measure(name: str, official: nn.Module, batch_size: int, plan: Plan) -> list[TrainStep]:
+    """A record per contender; ratios are to the official step, paired by round. Times in seconds."""
+    setting = {"model": name, "batch_size": batch_size, "img_size": 224, "threads": torch.get_num_threads()}
+    kinds = [("official", "nchw", "fp32"), ("train", "nchw", "fp32"), ("train", "nhwc", "fp32")]
+    kinds += [("train", "nhwc", "bf16")] if has_bf16() else []
+    records = [TrainStep(structure=s, layout=layout, precision=p, **setting) for s, layout, p in kinds]
+    networks = [official, *(zoo.create_model(name) for _ in records[1:])]
     counts = {sum(parameter.numel() for parameter in network.parameters()) for network in networks}
     assert len(counts) == 1, f"{name}: {counts} parameters"
-    steps = {
-        contender.name: Step(network, contender, batch_size, 224, "cpu")
-        for contender, network in zip(contenders, networks, strict=True)
-    }
+    steps = {record.name: Step(network, record) for record, network in zip(records, networks, strict=True)}
     timings = interleave(steps, plan, clock=HostClock())
-    rows = []
-    for contender in contenders:
-        samples = timings.samples[contender.name]
-        speedup = paired_ratio(timings.samples[contenders[0].name], samples)
-        row = {**dataclasses.asdict(contender), **dataclasses.asdict(summarize(samples))}
-        rows.append({**row, "speedup": dataclasses.asdict(speedup)})
-        interval = f"[{speedup.low:.2f}, {speedup.high:.2f}]"
-        print(f"{name} {contender.name}: {row['median']:.3f} s, {speedup.value:.2f}x {interval}", flush=True)
-    return rows
+    for record in records:
+        record.samples = timings.samples[record.name]
+        record.time = summarize(record.samples)
+        record.step_ratio = paired_ratio(record.samples, records[0].samples)
+        record.is_reference = record is records[0]
+        print(f"{record.name}: {record.time}, {record.step_ratio}", flush=True)
+    return records
 
 
 def commit(checkout: Path) -> str:

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
-from zoo.atomic import atomic_write
-from zoo.bench.environment import environment
+from zoo.results.files import read_result, result_of, write_result
+from zoo.results.records import TrainingRun
+from zoo.results.table import Table
 
 PRECISIONS = ("float32", "bfloat16")
 SEEDS = (0, 1, 2, 3, 4)
-Run = dict[str, Any]
 
 
 def main() -> int:
@@ -33,21 +32,20 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
     parser.add_argument("--scratch", type=Path, default=Path("output/compare_precision"))
     options = parser.parse_args()
-    runs: list[Run] = json.loads(options.output.read_text())["runs"] if options.output.exists() else []
-    done = {(run["precision"], run["seed"]) for run in runs}
+    runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
+    done = {(run.variant, run.seed) for run in runs}
     todo = [(precision, seed) for seed in SEEDS for precision in PRECISIONS if (precision, seed) not in done]
     with ThreadPoolExecutor(options.jobs) as pool:
         for finished in as_completed([pool.submit(train, *run, options.scratch) for run in todo]):
             runs.append(finished.result())
-            runs.sort(key=lambda run: (PRECISIONS.index(run["precision"]), run["seed"]))
-            with atomic_write(options.output) as temporary:
-                temporary.write_text(json.dumps({"environment": environment(), "runs": runs}, indent=1))
-            print(json.dumps(finished.result()), flush=True)
-    print(table(runs))
+            runs.sort(key=lambda run: (PRECISIONS.index(run.variant), run.seed))
+            write_result(options.output, result_of("training", runs))
+            print(finished.result(), flush=True)
+    print(table(runs).markdown())
     return 0
 
 
-def train(precision: str, seed: int, scratch: Path) -> Run:
+def train(precision: str, seed: int, scratch: Path) -> TrainingRun:
     """One run of train.py: its loss in each epoch, and its last top-1 in per cent."""
     folder = scratch / f"{precision}-{seed}"
     flags = ["--config=quickstart", f"--amp-dtype={precision}", f"--seed={seed}", f"--output={folder}", "--overwrite"]
@@ -59,20 +57,22 @@ def train(precision: str, seed: int, scratch: Path) -> Run:
     with (folder / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train_loss"]) for row in rows]
-    return {"precision": precision, "seed": seed, "train_loss": losses, "top1": float(rows[-1]["top1"])}
+    return TrainingRun(variant=precision, seed=seed, train_loss=losses, top1=[float(rows[-1]["top1"])])
 
 
-def table(runs: list[Run]) -> str:
+def table(runs: list[TrainingRun]) -> Table:
     """Mean ± standard deviation over the seeds: each epoch's training loss, and the last top-1."""
-    epochs = len(runs[0]["train_loss"])
-    head = ["precision", *(f"loss, epoch {epoch + 1}" for epoch in range(epochs)), "top-1, %"]
-    lines = [head, ["---"] * len(head)]
+    rows = []
     for precision in PRECISIONS:
-        own = [run for run in runs if run["precision"] == precision]
-        columns = [*zip(*(run["train_loss"] for run in own), strict=True), [run["top1"] for run in own]]
-        figures = [f"{statistics.mean(column):.3f} ± {statistics.stdev(column):.3f}" for column in columns]
-        lines.append([precision, *figures])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        own = [run for run in runs if run.variant == precision]
+        losses = [spread(losses) for losses in zip(*(run.train_loss for run in own), strict=True)]
+        columns = {f"loss, epoch {epoch}": loss for epoch, loss in enumerate(losses, 1)}
+        rows.append({"precision": precision, **columns, "top-1, %": spread([run.top1[-1] for run in own])})
+    return Table.of(rows)
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 if __name__ == "__main__":

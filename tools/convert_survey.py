@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import zoo
-from zoo.atomic import atomic_write
-from zoo.bench.environment import environment
-from zoo.reparam.convert import convert_with_report
+from zoo.results.files import read_result, result_of, to_json, write_result
+from zoo.results.records import Conversion
+from zoo.surgery.convert import convert_with_report
 
 BLOCKS = ("acb", "dbb", "repvgg")
 MISHAPS = (RuntimeError, AssertionError, AttributeError, TypeError)
@@ -58,18 +58,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("results/convert_survey.json"))
     parser.add_argument("--only", default="", help="networks whose name contains this")
     options = parser.parse_args()
-    known = json.loads(options.output.read_text())["rows"] if options.output.is_file() else []
+    known: list[Conversion] = read_result(options.output).records if options.output.is_file() else []
     listed = {network for network, _ in networks()}
-    rows = {(row["network"], row["block"]): row for row in known if row["network"] in listed}
-    provenance = environment()
+    records = {(record.network, record.block): record for record in known if record.network in listed}
     for network, size in networks():
-        wanted = [block for block in BLOCKS if (network, block) not in rows]
+        wanted = [block for block in BLOCKS if (network, block) not in records]
         if options.only in network and wanted:
             for block in wanted:
-                rows[network, block] = survey(network, size, block)
-                print(json.dumps(rows[network, block]), file=sys.stderr)
-            write(options.output, provenance, list(rows.values()))
-    print(json.dumps(summary(list(rows.values()))))
+                records[network, block] = survey(network, size, block)
+                print(to_json(records[network, block]), file=sys.stderr)
+            write_result(options.output, result_of("conversion", list(records.values())))
+    print(json.dumps(summary(list(records.values()))))
     return 0
 
 
@@ -80,26 +79,27 @@ def networks() -> list[tuple[str, int]]:
     return [(name, int(size or 64)) for name, _, size in split]
 
 
-def survey(network: str, size: int, block: str) -> dict[str, Any]:
-    """Convert, train one step and deploy one network; the row says what happened, a refusal and its reason included."""
+def survey(network: str, size: int, block: str) -> Conversion:
+    """Convert, train one step and deploy one network; the record says what happened, or why not."""
     torch.manual_seed(0)
-    row: dict[str, Any] = {"network": network, "block": block, "size": size}
+    record = Conversion(network=network, block=block, img_size=size, seconds=0.0)
     start = time.perf_counter()
     images = torch.randn(2, 3, size, size)
     plain = build(network)
     try:
         model, report = convert_with_report(plain, block, example=images)
-        row |= {"outcome": "converted", "replaced": len(report.replaced), "left": reasons(report.left)}
-        row["without_gradient"] = sorted(step(model, images) - step(plain, images))
+        record.replaced, record.left = len(report.replaced), reasons(report.left)
+        record.without_gradient = sorted(step(model, images) - step(plain, images))
         deployed, proof = zoo.deploy_with_report(model.eval(), images)
-        row["block_error"] = max(item.relative_error or 0.0 for item in proof.blocks)
-        row |= {"error": proof.relative_error, "noise_floor": proof.noise_floor}
-        row |= {"params": list(proof.params), "own_layout": has_layout(deployed, plain)}
+        record.block_error = max(item.relative_error or 0.0 for item in proof.blocks)
+        record.relative_error, record.noise_floor = proof.relative_error, proof.noise_floor
+        record.params, record.own_layout = proof.params, has_layout(deployed, plain)
     except ValueError as error:
-        row |= {"outcome": "refused", "reason": str(error)}
+        record.status, record.error = "refused", str(error)
     except MISHAPS as error:
-        row |= {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"}
-    return row | {"seconds": round(time.perf_counter() - start, 1)}
+        record.status, record.error = "failed", f"{type(error).__name__}: {error}"
+    record.seconds = round(time.perf_counter() - start, 1)
+    return record
 
 
 def build(network: str) -> nn.Module:
@@ -112,6 +112,11 @@ def build(network: str) -> nn.Module:
         extra = {"weights_backbone": None} if dense else {}
         extra |= {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
         model = torchvision.models.get_model(name, weights=None, num_classes=10, **extra)
+    return randomised(model)
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    """The network with other BatchNorm statistics and parameters than fresh ones."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             if module.running_mean is not None and module.running_var is not None:
@@ -149,50 +154,17 @@ def reasons(left: list[Any]) -> dict[str, int]:
     return counts
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Counts over all rows, and the worst errors."""
-    outcomes = [row["outcome"] for row in rows]
-    converted = [row for row in rows if row["outcome"] == "converted"]
+def summary(records: list[Conversion]) -> dict[str, Any]:
+    """Counts over all records, and the worst errors."""
+    outcomes = ["converted" if record.status == "ok" else record.status for record in records]
+    converted = [record for record in records if record.status == "ok"]
     return {
-        "networks": len({row["network"] for row in rows}),
+        "networks": len({record.network for record in records}),
         **{outcome: outcomes.count(outcome) for outcome in ("converted", "refused", "failed")},
-        "worst_block_error": max((row["block_error"] for row in converted), default=None),
-        "without_gradient": sum(bool(row["without_gradient"]) for row in converted),
-        "other_layout": sum(not row["own_layout"] for row in converted),
+        "worst_block_error": max((record.block_error or 0.0 for record in converted), default=None),
+        "without_gradient": sum(bool(record.without_gradient) for record in converted),
+        "other_layout": sum(not record.own_layout for record in converted),
     }
-
-
-def write(path: Path, provenance: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """The JSON, and beside it the same as a table."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({"environment": provenance, "summary": summary(rows), "rows": rows}, indent=1))
-    with atomic_write(path.with_suffix(".md")) as temporary:
-        temporary.write_text(table(rows))
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a line a network, a column a block: how many convolutions were replaced, and the end-to-end error."""
-    cells: dict[str, dict[str, str]] = {}
-    why: dict[str, list[str]] = {}
-    for row in rows:
-        network = cells.setdefault(row["network"], {})
-        if row["outcome"] == "converted":
-            network[row["block"]] = f"{row['replaced']} ({row['error']:.0e} / {row['noise_floor']:.0e})"
-            found = row["left"]
-        else:
-            network[row["block"]] = row["outcome"]
-            found = {row["reason"]: 0}
-        for reason in found:
-            why.setdefault(reason, [])
-            why[reason] += [] if row["network"] in why[reason] else [row["network"]]
-    lines = ["# Conversion of other people's networks", "", "Generated by tools/convert_survey.py. Convolutions"]
-    lines += ["replaced (error of the deployed network / rounding noise of the network itself, relative).", ""]
-    lines += ["| network | acb | dbb | repvgg |", "|---|---|---|---|"]
-    for network, by_block in cells.items():
-        lines.append("| " + " | ".join([network, *(by_block.get(block, "") for block in BLOCKS)]) + " |")
-    lines += ["", "## Left as they were", "", "| reason | networks |", "|---|---|"]
-    lines += [f"| {reason} | {len(names)}: {', '.join(names[:6])} |" for reason, names in why.items()]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

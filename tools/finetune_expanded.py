@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.atomic import atomic_write
-from zoo.bench.environment import environment
 from zoo.data.fashion import IMAGES_PER_CLASS, Fashion
+from zoo.results.files import result_of, write_result
+from zoo.results.records import TrainingRun
 
 PRETRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 5, 4, 64
 LEARNING_RATES = (0.005, 0.02, 0.08)
@@ -56,27 +57,21 @@ def main() -> int:
     options = parser.parse_args()
     start = time.perf_counter()
     runs = [run for seed in SEEDS for run in experiment(seed)]
-    result = {
-        "environment": environment(),
-        "settings": {
-            "network": "timm resnet10t with stem 16 and widths 16 32 64 128, 32x32 grey",
-            "pretrain": f"{PRETRAIN_EPOCHS} epochs on classes 0-4",
-            "finetune": f"{FINETUNE_EPOCHS} epochs on {IMAGES} images a class, all classes, batch {BATCH_SIZE}",
-            "learning_rates": LEARNING_RATES,
-        },
-        "summary": summary(runs),
-        "runs": runs,
-        "seconds": round(time.perf_counter() - start),
+    settings = {
+        "network": "timm resnet10t with stem 16 and widths 16 32 64 128, 32x32 grey",
+        "pretrain": f"{PRETRAIN_EPOCHS} epochs on classes 0-4",
+        "finetune": f"{FINETUNE_EPOCHS} epochs on {IMAGES} images a class, all classes, batch {BATCH_SIZE}",
+        "learning_rates": LEARNING_RATES,
     }
-    with atomic_write(options.output) as temporary:
-        temporary.write_text(json.dumps(result, indent=1))
+    seconds = round(time.perf_counter() - start)
+    write_result(options.output, result_of("training", runs, settings=settings, seconds=seconds))
     with atomic_write(options.figure) as temporary:
-        plot(result["summary"], temporary)
-    print(json.dumps(result["summary"]))
+        plot(summary(runs), temporary)
+    print(json.dumps(summary(runs)))
     return 0
 
 
-def experiment(seed: int) -> Iterator[dict[str, Any]]:
+def experiment(seed: int) -> Iterator[TrainingRun]:
     """All runs of one seed."""
     torch.manual_seed(seed)
     images, labels = load("train")
@@ -99,17 +94,17 @@ def experiment(seed: int) -> Iterator[dict[str, Any]]:
             )
             finite = all(bool(p.isfinite().all()) for p in network.parameters())
             diverged = len(history) < FINETUNE_EPOCHS or not finite
-            yield {
-                "seed": seed,
-                "start": name,
-                "lr": lr,
-                "pretrained_top1": pretrained,
-                "first_step_loss": first,
-                "diverged": diverged,
-                "top1": history + [CHANCE] * (FINETUNE_EPOCHS - len(history)),
-                "deployed_top1": CHANCE if diverged else deployed_score(network, val_images, val_labels),
-                "seconds": round(time.perf_counter() - began, 1),
-            }
+            yield TrainingRun(
+                variant=name,
+                seed=seed,
+                lr=lr,
+                pretrained_top1=pretrained,
+                first_step_loss=first,
+                diverged=diverged,
+                top1=history + [CHANCE] * (FINETUNE_EPOCHS - len(history)),
+                deployed_top1=CHANCE if diverged else deployed_score(network, val_images, val_labels),
+                seconds=round(time.perf_counter() - began, 1),
+            )
 
 
 def load(split: str) -> tuple[Tensor, Tensor]:
@@ -171,23 +166,23 @@ def deployed_score(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return score(zoo.deploy(model.eval(), images[:2]), images, labels)
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(runs: list[TrainingRun]) -> dict[str, Any]:
     """For each start: its best learning rate (by mean final top-1), mean and standard deviation over seeds."""
     table = {}
     for start in STARTS:
-        by_lr = {lr: [run for run in runs if run["start"] == start and run["lr"] == lr] for lr in LEARNING_RATES}
-        lr, best = max(by_lr.items(), key=lambda item: statistics.mean(run["top1"][-1] for run in item[1]))
-        curves = list(zip(*(run["top1"] for run in best), strict=True))
+        by_lr = {lr: [run for run in runs if run.variant == start and run.lr == lr] for lr in LEARNING_RATES}
+        lr, best = max(by_lr.items(), key=lambda item: statistics.mean(run.top1[-1] for run in item[1]))
+        curves = list(zip(*(run.top1 for run in best), strict=True))
         table[start] = {
             "lr": lr,
             "n": len(best),
             "top1_mean": [statistics.mean(values) for values in curves],
             "top1_std": [statistics.stdev(values) for values in curves],
-            "first_step_loss": [run["first_step_loss"] for run in best],
-            "diverged": sum(run["diverged"] for run in runs if run["start"] == start),
-            "same_top1_deployed": all(run["deployed_top1"] == run["top1"][-1] for run in best),
+            "first_step_loss": [run.first_step_loss for run in best],
+            "diverged": sum(run.diverged for run in runs if run.variant == start),
+            "same_top1_deployed": all(run.deployed_top1 == run.top1[-1] for run in best),
             "final_top1_of_other_rates": {
-                rate: statistics.mean(run["top1"][-1] for run in group) for rate, group in by_lr.items() if rate != lr
+                rate: statistics.mean(run.top1[-1] for run in group) for rate, group in by_lr.items() if rate != lr
             },
         }
     return table

@@ -1,6 +1,6 @@
 """Measure everything that results/benchmark/ holds, one `benchmark.py` run of a few minutes per file.
 
-    python tools/measure.py                   all of it, then the page, the Markdown and README's tables
+    python tools/measure.py                   all of it, then docs/results.md
     python tools/measure.py speedup-1 train*  some of it
     python tools/measure.py --list            the commands
 
@@ -62,6 +62,15 @@ def commands() -> dict[str, str]:
             f"train --model {model} --layout nchw nhwc --precision {FLOATS} --threads 2 "
             "--batch-size 16 --rounds 10 --seconds 100"
         )
+        # At the size that people train at: the price of the branches with statistics of the whole batch, and of a part.
+        jobs[f"merged-{model}"] = (
+            f"train --model {model} --structure plain train --merge-pixels 1024 --threads 1 "
+            "--batch-size 64 --img-size 224 --rounds 6 --seconds 400"
+        )
+    jobs["phones-1"] = (
+        "latency --model repvgg_a0 repghostnet_1.0x --structure deployed --engine openvino onnxruntime ncnn mnn auto "
+        "--batch-size 1 --rounds 60 --seconds 120"
+    )
     jobs["profile"] = f"profile --model {SIX} --batch-size 8 --rounds 20 --seconds 20"
     jobs["repeatability"] = (
         "latency --model repvgg_a0 repghostnet_1.0x --structure peer train deployed --engine eager onnxruntime "
@@ -87,10 +96,7 @@ def main() -> int:
             failed.append(name)
     if options.list:
         return 0
-    files = [str(file.relative_to(ROOT)) for file in sorted(RESULTS.glob("*.json"))]
-    for suffix in ("html", "md"):
-        run(["report", *files, "--output", str((RESULTS / f"report.{suffix}").relative_to(ROOT))])
-    subprocess.run([sys.executable, "tools/readme_tables.py"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "tools/results_page.py"], cwd=ROOT, check=True)
     print(f"failed: {', '.join(failed)}" if failed else "all done")
     return 1 if failed else 0
 

@@ -1,0 +1,112 @@
+"""What int8 costs small trained networks: top-1 on the bundled validation images, format by format and way by way.
+
+    python tools/compare_int8.py --seeds 0 1 2 3 4 --networks RepVGG QARepVGG
+
+Trains each network by the quickstart's recipe, one thread, and quantises the deployed one on 256 training images in
+every way of `zoo export --max-drop 0.3`; the last way sees the validation images that judge it. Besides, with one scale
+for a whole weight instead of one per output channel: there RepVGG is said to collapse and QARepVGG not (arXiv
+2212.01593). Trainings and results are kept, so it can be interrupted, and continued with more seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import zoo
+from zoo.data import calibration_images, labelled_images
+from zoo.export import Goal, onnx_engine, openvino_engine
+from zoo.export.cpu import saturates_int8
+from zoo.export.engines import Source
+from zoo.export.files import FORMATS
+from zoo.export.formats import Order, Way
+from zoo.network import example_input, preprocessing
+from zoo.results.files import read_result, result_of, to_json, write_result
+from zoo.results.records import TrainingRun
+
+NETWORKS = {
+    "RepVGG": [],
+    "QARepVGG": ["--model=qarepvgg_tiny"],
+    "ACB": ["--block=acb"],
+    "DBB": ["--block=dbb"],
+    "RepGhostNet": ["--model=repghostnet_0.5x", "--img-size=64"],
+}
+"""What is trained → how that differs from the quickstart."""
+RECIPE = ["--config=quickstart", "--threads=1", "--workers=0", "--overwrite"]
+MAX_DROP = 0.3
+
+
+def whole_weight(model: Any, calibration: Any, _: Goal | None) -> Any:
+    """Quantise an OpenVINO model as always, but with one scale for a whole weight."""
+    from nncf.quantization.advanced_parameters import QuantizationParameters
+
+    parameters = QuantizationParameters(per_channel=False)
+    return openvino_engine.quantize_model(model, calibration, weights_quantization_params=parameters)
+
+
+PER_TENSOR: dict[str, Way] = {
+    "onnx": lambda graph, calibration, _: onnx_engine.quantize_graph(graph, calibration, per_channel=False),
+    "openvino": whole_weight,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/compare_int8.json"))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--scratch", type=Path, default=Path("output/compare_int8"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
+    for seed in options.seeds:
+        for network in options.networks:
+            if (network, seed) not in {(run.variant, run.seed) for run in runs}:
+                runs.append(measure(network, seed, train(network, seed, options.scratch)))
+                settings = {"recipe": " ".join(RECIPE), "networks": NETWORKS, "max_drop": MAX_DROP}
+                settings["weight_bits"] = 7 if saturates_int8() else 8
+                write_result(options.output, result_of("training", runs, settings=settings))
+                print(to_json(runs[-1]), flush=True)
+    return 0
+
+
+def train(network: str, seed: int, scratch: Path) -> Path:
+    """Train a network, unless that was done before; the file of the deployed one."""
+    folder = scratch / f"{network}-{seed}"
+    deployed = folder / "deployed.safetensors"
+    if not deployed.exists():
+        flags = [*RECIPE, *NETWORKS[network], f"--seed={seed}", f"--output={folder}"]
+        run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
+        if run.returncode:
+            raise RuntimeError(f"{folder}: {run.stderr.strip().splitlines()[-1]}")
+    return deployed
+
+
+def measure(network: str, seed: int, weights: Path) -> TrainingRun:
+    """Top-1 over the 2,000 validation images in float32, and in int8 made in every way."""
+    checkpoint = zoo.read_checkpoint(weights)
+    assert checkpoint.model
+    model = zoo.create_model(checkpoint.model, checkpoint=checkpoint, **checkpoint.built_with).eval()
+    example, cut = example_input(model, 1), preprocessing(model)
+    calibration = calibration_images("fashion", None, "train", 256, cut, example.shape[-1])
+    goal = Goal([*labelled_images("fashion", None, cut, example.shape[-1])], MAX_DROP)
+    source = Source(model, example, tuple(calibration))
+    found = {}
+    for name, kind in FORMATS.items():
+        per_tensor = {"one scale a weight": PER_TENSOR[name]} if name in PER_TENSOR else {}
+        for title, way in {**kind.ways, **per_tensor}.items():
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder, f"network{kind.suffix}")
+                kind.write(Order(source, "int8", "{}", free_batch=True, way=way, goal=goal), file)
+                found[f"{name}: {title}"] = goal.top1(kind.read(file, "int8"))
+    return TrainingRun(variant=network, seed=seed, top1=[goal.top1(model)], results=found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

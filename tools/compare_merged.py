@@ -1,0 +1,110 @@
+"""Does merged training train as well as training branch by branch? Paired seeds on the bundled images.
+
+    python tools/compare_merged.py --jobs 2 --seeds 5
+
+Every run is train.py's own with the quickstart's recipe, one thread; pairs differ in --merge-pixels alone. What counts
+is the last epoch's top-1 and loss of the weights that are kept, their average, on the 2,000 validation images. Finished
+runs are kept, so it can be interrupted, and continued with more seeds. It says nothing about speed: the maps of
+32-pixel images are too small to gain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from zoo.results.files import read_result, result_of, write_result
+from zoo.results.records import TrainingRun
+from zoo.results.table import Table
+
+BLOCKS = {"repvgg": [], "dbb": ["--block=dbb"], "acb": ["--block=acb"]}
+RECIPE = ["--config=quickstart", "--threads=1", "--workers=0", "--overwrite"]
+T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+"""Half-widths of Student's t, 95 %, in standard errors of the mean of so many pairs."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("results/compare_merged.json"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
+    parser.add_argument("--seeds", type=int, default=5, help="pairs for each block")
+    parser.add_argument("--pixels", type=int, default=1024, help="of the merged runs")
+    parser.add_argument("--epochs", type=int, default=6, help="of each run, the first one warm-up")
+    parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=[*BLOCKS])
+    parser.add_argument("--scratch", type=Path, default=Path("output/compare_merged"))
+    options = parser.parse_args()
+    runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
+    done = {(run.variant, run.seed) for run in runs}
+    wanted = [(b, p, s) for s in range(options.seeds) for b in options.blocks for p in (0, options.pixels)]
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [pool.submit(train, *run, options) for run in wanted if (variant(*run[:2]), run[2]) not in done]
+        for finished in as_completed(jobs):
+            runs.append(finished.result())
+            runs.sort(key=lambda run: (run.variant, run.seed))
+            settings = {"recipe": " ".join(RECIPE), "epochs": options.epochs}
+            write_result(options.output, result_of("training", runs, settings=settings))
+            print(finished.result(), flush=True)
+    print(table(runs, options.pixels).markdown())
+    return 0
+
+
+def variant(block: str, pixels: int) -> str:
+    return f"{block}, {pixels} pixels" if pixels else f"{block}, by branch"
+
+
+def train(block: str, pixels: int, seed: int, options: argparse.Namespace) -> TrainingRun:
+    """One run of train.py: its losses, and its top-1 in per cent on the validation images."""
+    folder = options.scratch / f"{block}-{pixels}-{seed}"
+    flags = [*RECIPE, *BLOCKS[block], f"--merge-pixels={pixels}", f"--epochs={options.epochs}"]
+    command = [sys.executable, "train.py", *flags, f"--seed={seed}", f"--output={folder}"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        raise RuntimeError(f"{folder}: {run.stderr.strip().splitlines()[-1]}")
+    with (folder / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    losses, last = [float(row["train_loss"]) for row in rows], rows[-1]
+    results = {"loss": float(last["ema_loss"])}
+    return TrainingRun(
+        variant=variant(block, pixels), seed=seed, train_loss=losses, top1=[float(last["ema_top1"])], results=results
+    )
+
+
+def table(runs: list[TrainingRun], pixels: int) -> Table:
+    """Each block's mean ± standard deviation, and the paired differences merged - by branch with 95 % intervals."""
+    rows = []
+    for block in BLOCKS:
+        exact, merged = ({r.seed: r for r in runs if r.variant == variant(block, p)} for p in (0, pixels))
+        pairs = [(exact[seed], merged[seed]) for seed in sorted(exact.keys() & merged.keys())]
+        if len(pairs) < 2:
+            continue
+        top1 = [(a.top1[-1], b.top1[-1]) for a, b in pairs]
+        loss = [(a.results["loss"], b.results["loss"]) for a, b in pairs]
+        row = {"block": block, "pairs": len(pairs)}
+        for name, values, digits in (("top-1, %", top1, 2), ("loss", loss, 4)):
+            for which, column in zip(("by branch", "merged"), zip(*values, strict=True), strict=True):
+                row[f"{name}, {which}"] = spread(column, digits)
+            row[f"difference, {name}"] = interval([b - a for a, b in values], digits)
+        rows.append(row)
+    return Table.of(rows)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+
+def interval(differences: Sequence[float], digits: int) -> str:
+    """Mean and 95 % interval of paired differences."""
+    half = T_95[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
+    mean = statistics.mean(differences)
+    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
