@@ -10,28 +10,44 @@ import zoo
 ROOT = Path(zoo.__file__).parent
 # From the bottom up. A package knows those before it, and its own files.
 ORDER = [
+    "zoo.mishaps",
     "zoo.atomic",
+    "zoo.cores",
+    "zoo.nearest",
+    "zoo.settings",
+    "zoo.untrusted",
+    "zoo.published",  # data alone
+    "zoo.catalog",
+    "zoo.results",
+    "zoo.compare",
+    "zoo.network",
     "zoo.cost",
     "zoo.resources",
-    "zoo.paper.tables",  # data alone
+    "zoo.reparam.spec",
     "zoo.reparam.algebra",
     "zoo.reparam.layers",
     "zoo.reparam.fold",
     "zoo.reparam.block",
     "zoo.reparam.branches",
-    "zoo.reparam.pairs",
-    "zoo.reparam.verify",
+    "zoo.reparam.merged",
+    "zoo.reparam.foreign",
+    "zoo.reparam.orepa",
     "zoo.reparam",
+    "zoo.surgery.verify",
+    "zoo.surgery",
     "zoo.checkpoints",
+    "zoo.features",
     "zoo.registry",
     "zoo.models",
     "zoo",
+    "zoo.runtime",
     "zoo.data",
     "zoo.export",
     "zoo.bench",
     "zoo.paper",
     "zoo.engine",
     "zoo.cli",
+    "zoo.__main__",
 ]
 
 

@@ -1,19 +1,23 @@
 """The wheel holds what an installed zoo needs, and files are written whole or not at all."""
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from tests.support.processes import run_apart
 from zoo.atomic import atomic_write
 from zoo.resources import configs_folder, find_config, list_configs
 
 ROOT = Path(__file__).resolve().parent.parent
-# For child processes: the module alone, since importing all of zoo takes seconds.
-ATOMIC_WRITE = f"import runpy; atomic_write = runpy.run_path({str(ROOT / 'zoo' / 'atomic.py')!r})['atomic_write']\n"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,12 @@ def test_an_unknown_recipe_lists_near_ones():
         find_config("quickstrat")
 
 
+def test_a_name_unlike_any_recipe_is_told_where_they_are():
+    with pytest.raises(ValueError) as caught:
+        find_config("/no/such/ÿÿÿ.yaml")
+    assert str(caught.value).endswith(f"; the {len(list_configs())} recipes are in {configs_folder()}")
+
+
 def test_an_atomic_write_replaces_the_file_at_the_end(tmp_path):
     path = tmp_path / "state.json"
     path.write_text("old")
@@ -124,16 +134,32 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert os.listdir(tmp_path) == ["state"]
 
 
+def die_while_writing(path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_leftover_of_a_killed_process_is_no_obstacle(tmp_path):
     path = tmp_path / "state"
-    killed = ATOMIC_WRITE + "import os, sys\n"
-    killed += "with atomic_write(sys.argv[1]) as t: t.write_text('x'); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", killed, str(path)])
+    assert run_apart(die_while_writing, path).code == -signal.SIGKILL
     assert not path.exists()
     with atomic_write(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole"
     assert os.listdir(tmp_path) == ["state"]
+
+
+def test_every_file_has_the_mode_of_the_users_umask_whoever_writes_it(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_write(tmp_path / "ours.txt") as temporary:
+            temporary.write_text("")
+        with atomic_write(tmp_path / "theirs.safetensors") as temporary:
+            save_file({"weight": torch.zeros(1)}, temporary)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
 
 
 def test_a_missing_folder_is_named_in_one_line(tmp_path):
@@ -147,30 +173,31 @@ def test_a_missing_folder_is_named_in_one_line(tmp_path):
         write()
 
 
+def fill_the_disk(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20000, limits[1]))
+    state = {"weight": torch.zeros(100000)}
+    writers: list[Callable[[Path], object]] = [
+        lambda file: file.write_text("x" * 10**6),
+        lambda file: torch.save(state, file),
+        lambda file: save_file(state, file),
+    ]
+    for write in writers:
+        try:
+            with atomic_write(path) as temporary:
+                write(temporary)
+        except OSError as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)  # for what else the process writes at its end
+
+
 def test_a_full_disk_is_named_in_one_line_whoever_writes(tmp_path):
     """A limit on the size of files, in a child process, stands for the full disk."""
-    program = f"""{ATOMIC_WRITE}
-import resource, signal, sys
-import torch
-from safetensors.torch import save_file
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
-state = {{"weight": torch.zeros(100000)}}
-for write in (
-    lambda file: file.write_text("x" * 10**6),
-    lambda file: torch.save(state, file),
-    lambda file: save_file(state, file),
-):
-    try:
-        with atomic_write(sys.argv[1]) as temporary:
-            write(temporary)
-    except OSError as error:
-        print(error)
-"""
     path = tmp_path / "state"
     path.write_text("old")
-    run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    run = run_apart(fill_the_disk, path)
+    assert run.code == 0, run.stderr
     lines = run.stdout.splitlines()
     assert len(lines) == 3
     assert all(line.startswith(f"cannot write {path}: ") for line in lines)
@@ -181,3 +208,10 @@ for write in (
 @pytest.mark.parametrize("program", ["train", "validate", "benchmark"])
 def test_the_wrappers_stay_thin(program):
     assert len((ROOT / f"{program}.py").read_text().splitlines()) <= 15
+
+
+def test_the_list_of_slow_tests_names_tests():
+    for line in (ROOT / "tests" / "slow.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            file, _, name = line.partition("::")
+            assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text(), line

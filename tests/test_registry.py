@@ -12,9 +12,27 @@ def test_names_are_listed_by_pattern():
     assert zoo.list_models("repvgg_b?g4") == ["repvgg_b1g4", "repvgg_b2g4", "repvgg_b3g4"]
 
 
+def test_listing_takes_timms_arguments():
+    assert zoo.list_models(["repvgg_a?", "repvgg_b0"], exclude_filters="*_a1") == [
+        "repvgg_a0",
+        "repvgg_a2",
+        "repvgg_b0",
+    ]
+    assert set(zoo.list_models(module="mobileone")) == set(zoo.list_models("mobileone_*"))
+    fetched = zoo.list_models(pretrained=True)
+    assert "repvgg_a0" in fetched and "repghostnet_1.0x" in fetched and "dbb_resnet18" not in fetched
+    listed = {name.partition(".")[0] for name in timm.list_models("zoo_*", pretrained=True)}
+    assert listed == {zoo.model_entry(name).timm_name for name in fetched}
+
+
 def test_an_unknown_name_lists_near_ones():
     with pytest.raises(UnknownModelError, match="unknown model 'repvgg_a9': did you mean repvgg_a"):
         zoo.create_model("repvgg_a9")
+
+
+def test_an_unknown_name_of_timms_lists_near_ones():
+    with pytest.raises(UnknownModelError, match="unknown model 'timm/resnet81': did you mean timm/resnet18"):
+        zoo.create_model("timm/resnet81")
 
 
 def test_a_name_is_registered_once():

@@ -1,4 +1,4 @@
-"""The committed results: README's tables and the report are what the files beside them say."""
+"""The committed results: every file is read, and the page of results is what the files say."""
 
 import runpy
 import sys
@@ -6,27 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from zoo.bench.report import markdown_report, read_all
+from zoo.results.files import read_result
+from zoo.results.views import tables
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results" / "benchmark"
+FILES = sorted((ROOT / "results").rglob("*.json"))
 
 
-@pytest.fixture
-def readme_tables():
-    return runpy.run_path(str(ROOT / "tools" / "readme_tables.py"))
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_committed_result_is_of_the_one_schema(file):
+    result = read_result(file)
+    assert len(tables(result)[-1].records) == len(result.records) > 0
 
 
-def test_the_readme_shows_what_was_measured(readme_tables, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["readme_tables.py", "--check"])
-    assert readme_tables["main"]() == 0, "run tools/readme_tables.py"
-
-
-def test_a_table_has_words_at_the_left_and_numbers_at_the_right(readme_tables):
-    lines = readme_tables["table"](["network", "batch"], [["repvgg_a0", "8"]], words=1)
-    assert lines == ["| network | batch |", "|---|---:|", "| repvgg_a0 | 8 |", ""]
-
-
-def test_the_report_shows_what_was_measured():
-    results = read_all(sorted(RESULTS.glob("*.json")))
-    assert (RESULTS / "report.md").read_text() == markdown_report(results), "run benchmark.py report"
+def test_the_page_of_results_shows_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    page = runpy.run_path(str(ROOT / "tools" / "results_page.py"))
+    monkeypatch.setattr(sys, "argv", ["results_page.py", "--check"])
+    assert page["main"]() == 0, "run tools/results_page.py"
