@@ -30,6 +30,7 @@ from zoo.bench.profile import profile_model
 from zoo.bench.train_step import measure_model
 from zoo.checkpoints import read_checkpoint
 from zoo.cli.errors import UsageError
+from zoo.engine.hardware import keep_memory
 from zoo.export.compile import AUTO
 from zoo.export.engines import ENGINES, PACKAGES, check_name, missing_package
 from zoo.export.torch_engines import torch_threads
@@ -94,6 +95,7 @@ def run_concat_add(config: ConcatAddConfig) -> dict[str, Any]:
 
 def run_train(config: TrainStepConfig) -> dict[str, Any]:
     _device(config.device)
+    keep_memory()  # as train.py does: else a contender faults in anew what another one's larger maps gave back
 
     def measure(model: str, setting: dict[str, Any], on_round: OnRound) -> Sequence[Record]:
         kinds = config.structure, config.layout, config.precision, config.merge_pixels
