@@ -53,9 +53,7 @@ class Layout:
             theirs = self._translate(_spell_fused(key, blocks))
             if theirs is None:
                 continue
-            if ".branches." in theirs:
-                return None
-            if theirs in names:
+            if ".branches." in theirs or theirs in names:
                 return None
             names[theirs] = key
         return names

@@ -23,101 +23,66 @@ _RBR: Rules = (
     (r"^stem\.", "stage0."),
     (r"^head\.fc\.", "linear."),
 )
-
-REPVGG = Layout(
-    "official",
-    "repvgg_*",
-    r"\.rbr_(dense|reparam)\.",
-    (
-        *_RBR,
-        *_renumbered("stages", "stage", 0, 4, to=1),
-        (r"\.se\.fc1\.", ".se.down."),
-        (r"\.se\.fc2\.", ".se.up."),
-    ),
+_REPVGG: Rules = (
+    *_RBR,
+    *_renumbered("stages", "stage", 0, 4, to=1),
+    (r"\.se\.fc1\.", ".se.down."),
+    (r"\.se\.fc2\.", ".se.up."),
 )
-
-QAREPVGG = Layout(  # cxxgtxy/QARepVGG, repvgg.py; deployed, it is RepVGG's
-    "official",
-    "qarepvgg_*",
-    r"\.rbr_1x1\.weight$|\.rbr_reparam\.",
-    (
-        (r"\.conv\.branches\.bn_sum\.bn\.", ".bn."),
-        (r"\.conv\.branches\.bn_sum\.sum\.kxk\.", ".rbr_dense."),
-        (r"\.conv\.branches\.bn_sum\.sum\.1x1\.conv\.", ".rbr_1x1."),
-        *_RBR,
-        *_renumbered("stages", "stage", 0, 4, to=1),
-    ),
+_QAREPVGG: Rules = (  # cxxgtxy/QARepVGG, repvgg.py; deployed, it is RepVGG's
+    (r"\.conv\.branches\.bn_sum\.bn\.", ".bn."),
+    (r"\.conv\.branches\.bn_sum\.sum\.kxk\.", ".rbr_dense."),
+    (r"\.conv\.branches\.bn_sum\.sum\.1x1\.conv\.", ".rbr_1x1."),
+    *_REPVGG,
 )
-
 # Stage 3 is in two halves, with an auxiliary head between them.
-REPVGGPLUS = Layout(
-    "official",
-    "repvggplus_*",
-    r"\.blocks\.0\.rbr_(dense|reparam)\.",
-    (
-        *_RBR,
-        (r"\.se\.fc1\.", ".post_se.down."),
-        (r"\.se\.fc2\.", ".post_se.up."),
-        (r"^stages\.0\.", "stage1.blocks."),
-        (r"^stages\.1\.", "stage2.blocks."),
-        *_renumbered(r"stages\.2", "stage3_first.blocks.", 0, 12),
-        *_renumbered(r"stages\.2", "stage3_second.blocks.", 12, 12),
-        (r"^stages\.3\.", "stage4.blocks."),
-        (r"^aux_heads\.(\d)\.0\.", r"aux_heads.\1.0.conv."),
-        (r"^aux_heads\.(\d)\.1\.", r"aux_heads.\1.0.bn."),
-        (r"^aux_heads\.(\d)\.3\.fc\.", r"aux_heads.\1.3."),
-        (r"^aux_heads\.0\.", "stage1_aux."),
-        (r"^aux_heads\.1\.", "stage2_aux."),
-        (r"^aux_heads\.2\.", "stage3_first_aux."),
-    ),
+_REPVGGPLUS: Rules = (
+    *_RBR,
+    (r"\.se\.fc1\.", ".post_se.down."),
+    (r"\.se\.fc2\.", ".post_se.up."),
+    (r"^stages\.0\.", "stage1.blocks."),
+    (r"^stages\.1\.", "stage2.blocks."),
+    *_renumbered(r"stages\.2", "stage3_first.blocks.", 0, 12),
+    *_renumbered(r"stages\.2", "stage3_second.blocks.", 12, 12),
+    (r"^stages\.3\.", "stage4.blocks."),
+    (r"^aux_heads\.(\d)\.0\.", r"aux_heads.\1.0.conv."),
+    (r"^aux_heads\.(\d)\.1\.", r"aux_heads.\1.0.bn."),
+    (r"^aux_heads\.(\d)\.3\.fc\.", r"aux_heads.\1.3."),
+    (r"^aux_heads\.0\.", "stage1_aux."),
+    (r"^aux_heads\.1\.", "stage2_aux."),
+    (r"^aux_heads\.2\.", "stage3_first_aux."),
+)
+_REPVGG_TIMM: Rules = (
+    (r"\.conv\.branches\.kxk\.", ".conv_kxk."),
+    (r"\.conv\.branches\.1x1\.", ".conv_1x1."),
+    (r"\.conv\.branches\.identity\.bn\.", ".identity."),
+    (r"\.conv\.branches\.fused\.", ".reparam_conv."),
+    (r"\.se\.", ".attn."),
 )
 
-REPVGG_TIMM = Layout(
-    "timm",
-    "repvgg_*",
-    r"\.conv_kxk\.conv\.|\.reparam_conv\.",
-    (
-        (r"\.conv\.branches\.kxk\.", ".conv_kxk."),
-        (r"\.conv\.branches\.1x1\.", ".conv_1x1."),
-        (r"\.conv\.branches\.identity\.bn\.", ".identity."),
+# ---- MobileOne: apple/ml-mobileone; timm's byobnet ----
+
+
+def _mobileone(kxk: str, pointwise: str, identity: str) -> Rules:
+    """The branches by their names there; k parallel ones are kxk, kxk_2, … natively, and have numbers there."""
+    return (
+        (r"\.conv\.branches\.kxk\.", f".{kxk}.0."),
+        *((rf"\.conv\.branches\.kxk_{i + 1}\.", f".{kxk}.{i}.") for i in range(1, 8)),
+        (r"\.conv\.branches\.1x1\.", f".{pointwise}."),
+        (r"\.conv\.branches\.identity\.bn\.", f".{identity}."),
         (r"\.conv\.branches\.fused\.", ".reparam_conv."),
-        (r"\.se\.", ".attn."),
-    ),
-)
+    )
 
-# ---- MobileOne: apple/ml-mobileone; timm's byobnet. k parallel branches are kxk, kxk_2, … natively ----
 
-MOBILEONE = Layout(
-    "official",
-    "mobileone_*",
-    r"\.rbr_conv\.0\.|\.reparam_conv\.",
-    (
-        (r"\.conv\.branches\.kxk\.", ".rbr_conv.0."),
-        *((rf"\.conv\.branches\.kxk_{i + 1}\.", f".rbr_conv.{i}.") for i in range(1, 8)),
-        (r"\.conv\.branches\.1x1\.", ".rbr_scale."),
-        (r"\.conv\.branches\.identity\.bn\.", ".rbr_skip."),
-        (r"\.conv\.branches\.fused\.", ".reparam_conv."),
-        (r"\.se\.fc1\.", ".se.reduce."),
-        (r"\.se\.fc2\.", ".se.expand."),
-        (r"^stem\.", "stage0."),
-        *_renumbered("stages", "stage", 0, 4, to=1),
-        (r"^head\.fc\.", "linear."),
-    ),
+_MOBILEONE: Rules = (
+    *_mobileone("rbr_conv", "rbr_scale", "rbr_skip"),
+    (r"\.se\.fc1\.", ".se.reduce."),
+    (r"\.se\.fc2\.", ".se.expand."),
+    (r"^stem\.", "stage0."),
+    *_renumbered("stages", "stage", 0, 4, to=1),
+    (r"^head\.fc\.", "linear."),
 )
-
-MOBILEONE_TIMM = Layout(
-    "timm",
-    "mobileone_*",
-    r"\.conv_kxk\.0\.conv\.|\.reparam_conv\.",
-    (
-        (r"\.conv\.branches\.kxk\.", ".conv_kxk.0."),
-        *((rf"\.conv\.branches\.kxk_{i + 1}\.", f".conv_kxk.{i}.") for i in range(1, 8)),
-        (r"\.conv\.branches\.1x1\.", ".conv_scale."),
-        (r"\.conv\.branches\.identity\.bn\.", ".identity."),
-        (r"\.conv\.branches\.fused\.", ".reparam_conv."),
-        (r"\.se\.", ".attn."),
-    ),
-)
+_MOBILEONE_TIMM: Rules = (*_mobileone("conv_kxk", "conv_scale", "identity"), (r"\.se\.", ".attn."))
 
 # ---- RepGhostNet: ChengpengChen/RepGhost; timm kept its names. A stage of ours is two there ----
 
@@ -144,10 +109,6 @@ _REPGHOST: Rules = (
     (r"^final\.bn\.", "blocks.9.0.bn1."),
     (r"^head\.conv\.", "conv_head."),
     (r"^head\.fc\.", "classifier."),
-)
-REPGHOST, REPGHOST_TIMM = (
-    Layout(maker, "repghostnet_*", r"\.ghost1\.primary_conv\.", _REPGHOST, keeps_norms=True)
-    for maker in ("official", "timm")
 )
 
 # ---- ACNet and DBB: DingXiaoH/DiverseBranchBlock, its ResNets, MobileNet and AlexNet with either block or none ----
@@ -199,92 +160,65 @@ _ALEXNET: Rules = (
     (r"^head\.hidden\.fc(\d)\.", r"linear\1."),
     (r"^head\.fc\.", "linear3."),
 )
-_IN_RESNET, _IN_MOBILENET = r"^stage0\.conv1\.conv\.weight$", r"^stem\.12\.pointwise\.conv\.weight$"
-DBB_RESNET = Layout("official", "*resnet*[0148]", _IN_RESNET, (*_DBB, *_RESNET))
-ACB_RESNET = Layout("official", "*resnet*[0148]", _IN_RESNET, (*acnet.ACB, *_RESNET))
-DBB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_DBB, *_MOBILENET))
-ACB_MOBILENET = Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*acnet.ACB, *_MOBILENET))
-DBB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*_DBB, *_ALEXNET))
-ACB_ALEXNET = Layout("official", "*alexnet", r"^linear3\.weight$", (*acnet.ACB, *_ALEXNET))
-
-# ---- OREPA: JUGGHM/OREPA_CVPR2022; the networks' names are those of RepVGG and DBB ----
-
-_IN_OREPA_RESNET = r"\.weight_orepa_origin$|\.orepa_reparam\.weight$"
-OREPA_REPVGG = Layout(
-    "official", "orepa_repvgg_*", r"\.rbr_(dense\.vector|reparam\.)", (*orepa.IN_REPVGG, *REPVGG.rules)
-)
-OREPA_BASIC = Layout("official", "orepa_resnet*[48]", _IN_OREPA_RESNET, (*orepa.IN_BASIC_RESNET, *_RESNET))
-OREPA_DEEP = Layout("official", "orepa_resnet*[01]", _IN_OREPA_RESNET, (*orepa.IN_BOTTLENECK_RESNET, *_RESNET))
-
-# ---- ACNet's own repository; its deployed files leave the BatchNorms outside blocks as they are ----
 
 _BASIC: Rules = (*acnet.ACB, *acnet.IN_BASIC_RESNET, *_RESNET, *acnet.OF_BASIC_RESNET)
 _BOTTLENECK: Rules = (*acnet.ACB, *acnet.IN_BOTTLENECK_RESNET, *_RESNET, *acnet.OF_BOTTLENECK_RESNET)
-ACNET_BASIC = Layout("official", "*resnet[13][48]", r"^conv1\.bn\.weight$", _BASIC, keeps_norms=True)
-ACNET_DEEP = Layout("official", "*resnet[15]0*", r"^stage1\.block0\.", _BOTTLENECK, keeps_norms=True)
-ACNET_MOBILENET = Layout(
-    "official", "*mobilenet_v1", r"^conv1\.acb\.", (*acnet.ACB, *acnet.IN_MOBILENET, *_MOBILENET), keeps_norms=True
-)
+_ACNET_MOBILENET: Rules = (*acnet.ACB, *acnet.IN_MOBILENET, *_MOBILENET)
 
 # ---- The plain networks of timm and torchvision, into the K×K branches: a warm start ----
 
-_OTHERS: Rules = ((r"\.branches\.", None),)
-PLAIN_RESNET = Layout(
-    "plain",
-    "*resnet*[0148]",
-    r"^layer1\.0\.conv1\.weight$",
-    ((r"\.conv(\d)\.branches\.kxk\.conv\.", r".conv\1."), (r"\.conv(\d)\.branches\.kxk\.bn\.", r".bn\1."), *_OTHERS),
+_PLAIN_RESNET: Rules = (
+    (r"\.conv(\d)\.branches\.kxk\.conv\.", r".conv\1."),
+    (r"\.conv(\d)\.branches\.kxk\.bn\.", r".bn\1."),
 )
-PLAIN_MOBILENET = Layout(
-    "plain",
-    "*mobilenet_v1",
-    r"^blocks\.0\.0\.conv_dw\.weight$",
-    (
-        (r"(conv_stem|conv_dw)\.branches\.kxk\.conv\.", r"\1."),
-        (r"(conv_stem|conv_dw)\.branches\.kxk\.bn\.", "bn1."),
-        *_OTHERS,
-    ),
+_PLAIN_MOBILENET: Rules = (
+    (r"(conv_stem|conv_dw)\.branches\.kxk\.conv\.", r"\1."),
+    (r"(conv_stem|conv_dw)\.branches\.kxk\.bn\.", "bn1."),
 )
 # The convolutions that become blocks feed a concatenation, not a BatchNorm.
-PLAIN_DENSENET = Layout(
-    "plain",
-    "*densenet*",
-    r"^features\.denseblock1\.denselayer1\.conv2\.weight$",
-    ((r"\.conv2\.branches\.kxk\.conv\.", ".conv2."), *_OTHERS),
+_PLAIN_DENSENET: Rules = ((r"\.conv2\.branches\.kxk\.conv\.", ".conv2."),)
+_PLAIN_ALEXNET: Rules = (
+    (r"\.conv\.branches\.kxk\.conv\.", ".conv."),
+    (r"\.conv\.branches\.kxk\.bn\.", ".bn."),
 )
-PLAIN_ALEXNET = Layout(
-    "plain",
-    "*alexnet",
-    r"\.conv2\.conv\.weight$",
-    ((r"\.conv\.branches\.kxk\.conv\.", ".conv."), (r"\.conv\.branches\.kxk\.bn\.", ".bn."), *_OTHERS),
-)
+
+
+def _plain(models: str, mark: str, rules: Rules) -> Layout:
+    return Layout("plain", models, mark, (*rules, (r"\.branches\.", None)))
+
+
+_IN_RESNET, _IN_MOBILENET = r"^stage0\.conv1\.conv\.weight$", r"^stem\.12\.pointwise\.conv\.weight$"
+_IN_ALEXNET = r"^linear3\.weight$"
+_IN_OREPA, _IN_OREPA_RESNET = r"\.rbr_(dense\.vector|reparam\.)", r"\.weight_orepa_origin$|\.orepa_reparam\.weight$"
 
 NATIVE = Layout("zoo", "*", "", ())
 LAYOUTS = (
-    REPVGG,
-    QAREPVGG,
-    REPVGGPLUS,
-    REPVGG_TIMM,
-    MOBILEONE,
-    MOBILEONE_TIMM,
-    REPGHOST,
-    REPGHOST_TIMM,
-    OREPA_REPVGG,
-    OREPA_BASIC,
-    OREPA_DEEP,
-    DBB_RESNET,
-    ACB_RESNET,
-    DBB_MOBILENET,
-    ACB_MOBILENET,
-    DBB_ALEXNET,
-    ACB_ALEXNET,
-    ACNET_BASIC,
-    ACNET_DEEP,
-    ACNET_MOBILENET,
-    PLAIN_RESNET,
-    PLAIN_MOBILENET,
-    PLAIN_DENSENET,
-    PLAIN_ALEXNET,
+    Layout("official", "repvgg_*", r"\.rbr_(dense|reparam)\.", _REPVGG),
+    Layout("official", "qarepvgg_*", r"\.rbr_1x1\.weight$|\.rbr_reparam\.", _QAREPVGG),
+    Layout("official", "repvggplus_*", r"\.blocks\.0\.rbr_(dense|reparam)\.", _REPVGGPLUS),
+    Layout("timm", "repvgg_*", r"\.conv_kxk\.conv\.|\.reparam_conv\.", _REPVGG_TIMM),
+    Layout("official", "mobileone_*", r"\.rbr_conv\.0\.|\.reparam_conv\.", _MOBILEONE),
+    Layout("timm", "mobileone_*", r"\.conv_kxk\.0\.conv\.|\.reparam_conv\.", _MOBILEONE_TIMM),
+    Layout("official", "repghostnet_*", r"\.ghost1\.primary_conv\.", _REPGHOST, keeps_norms=True),
+    Layout("timm", "repghostnet_*", r"\.ghost1\.primary_conv\.", _REPGHOST, keeps_norms=True),
+    # OREPA (JUGGHM/OREPA_CVPR2022): the networks' names are those of RepVGG and DBB.
+    Layout("official", "orepa_repvgg_*", _IN_OREPA, (*orepa.IN_REPVGG, *_REPVGG)),
+    Layout("official", "orepa_resnet*[48]", _IN_OREPA_RESNET, (*orepa.IN_BASIC_RESNET, *_RESNET)),
+    Layout("official", "orepa_resnet*[01]", _IN_OREPA_RESNET, (*orepa.IN_BOTTLENECK_RESNET, *_RESNET)),
+    Layout("official", "*resnet*[0148]", _IN_RESNET, (*_DBB, *_RESNET)),
+    Layout("official", "*resnet*[0148]", _IN_RESNET, (*acnet.ACB, *_RESNET)),
+    Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*_DBB, *_MOBILENET)),
+    Layout("official", "*mobilenet_v1", _IN_MOBILENET, (*acnet.ACB, *_MOBILENET)),
+    Layout("official", "*alexnet", _IN_ALEXNET, (*_DBB, *_ALEXNET)),
+    Layout("official", "*alexnet", _IN_ALEXNET, (*acnet.ACB, *_ALEXNET)),
+    # ACNet's own repository; its deployed files leave the BatchNorms outside blocks as they are.
+    Layout("official", "*resnet[13][48]", r"^conv1\.bn\.weight$", _BASIC, keeps_norms=True),
+    Layout("official", "*resnet[15]0*", r"^stage1\.block0\.", _BOTTLENECK, keeps_norms=True),
+    Layout("official", "*mobilenet_v1", r"^conv1\.acb\.", _ACNET_MOBILENET, keeps_norms=True),
+    _plain("*resnet*[0148]", r"^layer1\.0\.conv1\.weight$", _PLAIN_RESNET),
+    _plain("*mobilenet_v1", r"^blocks\.0\.0\.conv_dw\.weight$", _PLAIN_MOBILENET),
+    _plain("*densenet*", r"^features\.denseblock1\.denselayer1\.conv2\.weight$", _PLAIN_DENSENET),
+    _plain("*alexnet", r"\.conv2\.conv\.weight$", _PLAIN_ALEXNET),
     *yolov7.LAYOUTS,
     *cifar.LAYOUTS,
 )

@@ -68,8 +68,11 @@ def _layout(models: str, lines: Lines, repconv: bool = False) -> Layout:
     return Layout("official", models, r"^0\.conv\.weight$", rules, prefix="model.", elsewhere=rf"^({later})\.")
 
 
-YOLOV7 = _layout("yolov7", _backbone(2) + _neck(4, 1), repconv=True)
-YOLOV7X = _layout("yolov7x", _backbone(3) + _neck(3, 2))
 # The backbone alone reads a file of the whole detector, too.
 YOLOV7_BACKBONE, YOLOV7X_BACKBONE = (_layout("yolov7_backbone*", _backbone(steps)) for steps in (2, 3))
-LAYOUTS = (YOLOV7, YOLOV7X, YOLOV7_BACKBONE, YOLOV7X_BACKBONE)
+LAYOUTS = (
+    _layout("yolov7", _backbone(2) + _neck(4, 1), repconv=True),
+    _layout("yolov7x", _backbone(3) + _neck(3, 2)),
+    YOLOV7_BACKBONE,
+    YOLOV7X_BACKBONE,
+)
