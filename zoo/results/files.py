@@ -13,32 +13,9 @@ from msgspec import Struct
 
 from zoo.atomic import atomic_write
 from zoo.results.environment import Environment, environment
-from zoo.results.records import (
-    Conversion,
-    Exported,
-    Folding,
-    Join,
-    Latency,
-    LayerTime,
-    Record,
-    Repeatability,
-    TrainingRun,
-    TrainStep,
-)
+from zoo.results.records import KINDS, Record, Repeatability
 
 SCHEMA = 2
-
-KINDS: dict[str, type[Record]] = {
-    "latency": Latency,
-    "concat-add": Join,
-    "train": TrainStep,
-    "profile": LayerTime,
-    "conversion": Conversion,
-    "folding": Folding,
-    "formats": Exported,
-    "training": TrainingRun,
-}
-"""Kind of a result → its records."""
 
 R = TypeVar("R", bound=Record)
 

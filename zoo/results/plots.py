@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from zoo.published.tables import published
 from zoo.results.files import Result
@@ -42,7 +42,7 @@ def plots(result: Result[Any]) -> dict[str, Figure]:
     records = [record for record in result.records if record.status == "ok"]
     drawers = {"latency": _latency, "concat-add": _concat_add, "train": _train, "profile": _profile}
     with rc_context(STYLE):
-        return drawers[result.kind](records) if records and result.kind in drawers else {}
+        return dict(drawers[result.kind](records)) if records and result.kind in drawers else {}
 
 
 def svg(figure: Figure) -> str:
@@ -56,30 +56,29 @@ def svg(figure: Figure) -> str:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as a picture: .png, .svg or .pdf."""
-    FigureCanvasAgg(figure)
     with rc_context(STYLE):
         figure.savefig(path, format=path.suffix.removeprefix("."), dpi=150)
 
 
-def _latency(records: Sequence[Latency]) -> dict[str, Figure]:
+def _latency(records: Sequence[Latency]) -> Iterator[tuple[str, Figure]]:
     records = [record for record in records if record.structure != CONTROL]
-    figures: dict[str, Figure | None] = {}
     for setting in sorted({(r.batch_size, r.img_size, r.threads) for r in records}):
         mine = [r for r in records if (r.batch_size, r.img_size, r.threads) == setting]
         name = "batch {}, {}², threads {}".format(*setting)
-        figures[f"speed-ups, {name}"] = _speedups(mine, name)
-        figures[f"accuracy and latency, {name}"] = _pareto(
-            mine, name, _published_top1, "published ImageNet top-1, %", higher=True
-        )
-        figures[f"parameters and latency, {name}"] = _pareto(
-            mine, name, lambda r: r.params / 1e6 if r.params else None, "parameters, M", higher=False
-        )
-    return {name: figure for name, figure in figures.items() if figure is not None}
+        yield f"speed-ups, {name}", _speedups(mine, name)
+        if figure := _pareto(mine, name, _published_top1, "published ImageNet top-1, %", higher=True):
+            yield f"accuracy and latency, {name}", figure
+        if figure := _pareto(mine, name, _million_parameters, "parameters, M", higher=False):
+            yield f"parameters and latency, {name}", figure
 
 
 def _published_top1(record: Latency) -> float | None:
     known = published(record.model)
     return known.top1 if known else None
+
+
+def _million_parameters(record: Latency) -> float | None:
+    return record.params / 1e6 if record.params else None
 
 
 def _milliseconds(record: Latency) -> float:
@@ -112,7 +111,7 @@ def _pareto(
         axes.plot(*point, **look, color=colour, mfc=colour if filled else "white", zorder=4)
         marks[name] = Line2D([], [], **look, color=INK, mfc=INK if filled else "white")
 
-    for colour, (model, mine) in zip(_cycle(), points.items(), strict=False):
+    for colour, (model, mine) in zip(cycle(COLOURS), points.items(), strict=False):
         start = mine.get("deployed")
         if start and "train" in mine:
             axes.annotate("", start, mine["train"], arrowprops={"arrowstyle": "->", "color": colour, "lw": 1.4})
@@ -171,14 +170,13 @@ def _speedups(records: Sequence[Latency], setting: str) -> Figure:
     return figure
 
 
-def _concat_add(records: Sequence[Join]) -> dict[str, Figure]:
+def _concat_add(records: Sequence[Join]) -> Iterator[tuple[str, Figure]]:
     """One picture per comparison: concat / add against the batch size, a line per engine and layout."""
-    figures = {}
     for comparison in dict.fromkeys(record.comparison for record in records):
         means = [mean for mean in join_means(records) if mean.like.comparison == comparison]
         figure, axes = axes_of(f"Concat vs Add: {comparison}", "batch size", "time(concat) / time(add)")
         lines = dict.fromkeys((mean.like.engine, mean.like.layout) for mean in means)
-        for colour, line in zip(_cycle(), lines, strict=False):
+        for colour, line in zip(cycle(COLOURS), lines, strict=False):
             mine = sorted((m.like.batch_size, m.ratio) for m in means if (m.like.engine, m.like.layout) == line)
             style = "--" if line[1] == "nhwc" else "-"
             axes.plot(*zip(*mine, strict=True), style, marker="o", ms=4, color=colour, label=" ".join(line).strip())
@@ -187,11 +185,10 @@ def _concat_add(records: Sequence[Join]) -> dict[str, Figure]:
             axes.axhline(BYTES[comparison], color=GREY, ls=":", lw=1.2, label="by bytes alone")
         _log_axis(axes, 2, (1,))
         axes.legend(fontsize=8, frameon=False, title="geometric mean over the stages", title_fontsize=8)
-        figures[f"concat vs add, {comparison}"] = figure
-    return figures
+        yield f"concat vs add, {comparison}", figure
 
 
-def _train(records: Sequence[TrainStep]) -> dict[str, Figure]:
+def _train(records: Sequence[TrainStep]) -> Iterator[tuple[str, Figure]]:
     """Forward, backward and optimizer of every step, stacked."""
     bars: dict[str, Mapping[str, float | None]] = {}
     ends = []
@@ -199,10 +196,10 @@ def _train(records: Sequence[TrainStep]) -> dict[str, Figure]:
         phases = {"forward": record.forward, "backward": record.backward, "optimizer": record.optimizer}
         bars[record.name] = phases if record.forward else {"step": record.time.median if record.time else None}
         ends.append(f" {record.step_ratio.value:.2f}x" if record.step_ratio else "")
-    return {"training step": _stacked("Training step", bars, ends)}
+    yield "training step", _stacked("Training step", bars, ends)
 
 
-def _profile(records: Sequence[LayerTime]) -> dict[str, Figure]:
+def _profile(records: Sequence[LayerTime]) -> Iterator[tuple[str, Figure]]:
     """Time per kind of layer, a bar per model and structure."""
     kinds = [record for record in records if record.level == "kind"]
     names = list(dict.fromkeys(r.kind for r in sorted(kinds, key=lambda r: -(r.median or 0))))[:8]
@@ -211,14 +208,14 @@ def _profile(records: Sequence[LayerTime]) -> dict[str, Figure]:
         bar = bars.setdefault(f"{record.model} {record.structure}", {})
         kind = record.kind if record.kind in names else "other layers"
         bar[kind] = (bar.get(kind) or 0) + (record.median or 0)
-    return {"time by kind of layer": _stacked("Where the time goes", bars, [""] * len(bars))}
+    yield "time by kind of layer", _stacked("Where the time goes", bars, [""] * len(bars))
 
 
 def _stacked(title: str, bars: Mapping[str, Mapping[str, float | None]], ends: Sequence[str]) -> Figure:
     """Bars of parts in seconds, and a text at the end of each; the legend has the parts that some bar has."""
     figure, axes = axes_of(title, "median ms", "", height=1.9 + 0.32 * len(bars))
     parts = list(dict.fromkeys(part for bar in bars.values() for part, seconds in bar.items() if seconds))
-    colours = dict(zip(parts, _cycle(), strict=False))
+    colours = dict(zip(parts, cycle(COLOURS), strict=False))
     for position, (bar, end) in enumerate(zip(bars.values(), ends, strict=True)):
         left = 0.0
         for part in parts:
@@ -251,15 +248,10 @@ def _log_axis(axes: Axes, base: int, steps: Sequence[float]) -> None:
     """A logarithmic x axis whose ticks are plain numbers: `steps` times the powers of `base`."""
     axes.set_xscale("log", base=base)
     axes.xaxis.set_major_locator(LogLocator(base, subs=steps))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(figure: Figure, marks: Mapping[str, Line2D]) -> None:
     """Name the marks below the axes, where that covers nothing."""
-    handles, names = list(marks.values()), list(marks)
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)
-
-
-def _cycle() -> list[str]:
-    return list(COLOURS) * 12
+    figure.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=4, fontsize=7.5, frameon=False)

@@ -66,20 +66,25 @@ CONTROL = "control"
 """The structure of a second copy of a group's reference: how far two identical contenders differ."""
 
 
-class Timed(Record, kw_only=True):
+class OfNetwork(Record, kw_only=True):
+    """Of one network in one structure, on images of one number and size."""
+
+    model: str
+    structure: str
+    batch_size: int
+    img_size: int
+    threads: int
+    device: str = "cpu"
+
+
+class Timed(OfNetwork, kw_only=True):
     """The time of one network in one structure, in seconds per batch, beside rivals timed in the same rounds.
 
     is_reference: Ratios of its group are to this record. peak_memory: In bytes. other_cpus: Mean number of CPUs that
         other processes kept busy.
     """
 
-    model: str
-    structure: str
     precision: str
-    batch_size: int
-    img_size: int
-    threads: int
-    device: str = "cpu"
     is_reference: bool = False
     time: Summary | None = None
     samples: list[float] = []
@@ -173,20 +178,14 @@ class TrainStep(Timed, kw_only=True):
         return f"{self.model} {self.structure} {self.layout} {self.precision}"
 
 
-class LayerTime(Record):
+class LayerTime(OfNetwork, kw_only=True):
     """The time of one part of a network, in seconds: `level` is network, block, branch, layer, or kind of layer.
 
     share: Of the network's median.
     """
 
-    model: str
-    structure: str
-    batch_size: int
-    img_size: int
-    threads: int
     level: str
     name: str
-    device: str = "cpu"
     kind: str = ""
     n: int | None = None
     median: float | None = None
@@ -272,6 +271,19 @@ class TrainingRun(Record):
     diverged: bool = False
     seconds: float | None = None
     results: dict[str, Any] = {}
+
+
+KINDS: dict[str, type[Record]] = {
+    "latency": Latency,
+    "concat-add": Join,
+    "train": TrainStep,
+    "profile": LayerTime,
+    "conversion": Conversion,
+    "folding": Folding,
+    "formats": Exported,
+    "training": TrainingRun,
+}
+"""Kind of a result → its records."""
 
 
 class Repeated(Struct, kw_only=True, forbid_unknown_fields=True):

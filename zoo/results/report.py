@@ -18,8 +18,6 @@ from zoo.results.views import conditions, tables, title
 
 Results = Mapping[str, Result[Any]]
 """Name, which is the file's without folder and suffix → result."""
-STRUCTURES = {"peer": "what timm's or the official conversion gives"}
-"""Structure → what it is in the headline."""
 FEW = 60
 """A table of more rows is closed when the page opens."""
 
@@ -117,11 +115,12 @@ def headline(results: Results) -> str | None:
     if deployed := [pair for pair in means if pair[0].like.structure == "deployed"]:
         mean, result = max(deployed, key=lambda pair: pair[0].ratio)
         first = next(record for record in result.records if record.is_reference)
+        peer = "what timm's or the official conversion gives"
         engine, precision = mean.like.engine, mean.like.precision
         precision = f"at most {precision}" if engine == "auto" else precision
         return (
             f"Deployed networks ran {significant(mean.ratio)} times as fast (engine {engine}, {precision}) as "
-            f"{STRUCTURES.get(first.structure, f'the {first.structure} structure')} on {first.engine} in "
+            f"{peer if first.structure == 'peer' else f'the {first.structure} structure'} on {first.engine} in "
             f"{first.precision}: geometric mean of {mean.count} on {result.environment.cpu.model}."
         )
     joins = [m for r in results.values() if r.kind == "concat-add" for m in join_means(r.records)]

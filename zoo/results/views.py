@@ -2,35 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from zoo.results.columns import (
-    GIGA,
-    MEGA,
-    MILLI,
-    OUTCOME,
-    SETTING,
-    TIMES,
-    fields,
-    number,
-    percent,
-    ratio_columns,
-)
+from zoo.results.columns import ERROR, LEFT, OUTCOME, SETTING, TIMES, at, fields, number, percent, ratio_columns
 from zoo.results.files import Result
 from zoo.results.means import JOIN_KEY, SPEEDUP_KEY, Mean, join_means, speedup_means
-from zoo.results.records import (
-    Conversion,
-    Exported,
-    Folding,
-    Join,
-    Latency,
-    LayerTime,
-    Side,
-    Summary,
-    TrainingRun,
-    TrainStep,
-)
+from zoo.results.records import Join, Latency
 from zoo.results.table import Column, Table
 
 WINOGRAD = ("ncnn", "mnn")
@@ -60,150 +38,100 @@ def _multiplies_all(record: Latency) -> bool:
     return (record.chosen or record.engine).partition("-")[0] not in WINOGRAD
 
 
-def latency_columns(result: Result[Latency]) -> list[Column]:
-    """Columns of inference times; shares are of the limits of this run."""
+def shares(result: Result[Latency]) -> list[Column]:
+    """Columns of how near inference times come to the limits of this run."""
 
-    def share_of_limit(record: Latency, winograd: bool = False) -> float | None:
+    def of_limit(record: Latency, winograd: bool = False) -> float | None:
         best = limit(result, record)
         return record.macs_per_s / best if best and record.macs_per_s and _multiplies_all(record) != winograd else None
 
-    def share_of_bandwidth(record: Latency) -> float | None:
+    def of_bandwidth(record: Latency) -> float | None:
         best = result.peaks.get(str(record.threads), {}).get("triad")
         return record.bytes / record.time.median / best if best and record.bytes and record.time else None
 
     return [
+        percent("of best rate", of_limit),
+        percent("effective", lambda record: of_limit(record, winograd=True)),
+        percent("of bandwidth", of_bandwidth, detail=True),
+    ]
+
+
+def _arrows(values: Iterable[object] | None) -> str | None:
+    return None if values is None else " → ".join(map(str, values))
+
+
+COLUMNS: dict[str, list[Column]] = {
+    "latency": [
         *fields("model", "structure"),
         Column("engine", lambda record: record.chosen if record.engine == "auto" else record.engine),
         Column("precision", lambda record: f"{'auto ≤ ' * (record.engine == 'auto')}{record.precision}"),
         *SETTING,
         *TIMES,
-        number("images/s", lambda record: record.images_per_s),
-        *ratio_columns("speed-up", lambda record: record.speedup),
-        number("GMAC/s", lambda record: record.macs_per_s, GIGA, detail=True),
-        percent("of best rate", share_of_limit),
-        percent("effective", lambda record: share_of_limit(record, winograd=True)),
-        percent("of bandwidth", share_of_bandwidth, detail=True),
-        number("peak MB", lambda record: record.peak_memory, MEGA),
-        number("other CPUs", lambda record: record.other_cpus, detail=True),
-        *OUTCOME,
-    ]
-
-
-def join_columns(result: Result[Join]) -> list[Column]:
-    """Columns of Concat vs Add."""
-
-    def side(name: str, figure: Callable[[Side], float | None]) -> Callable[[Join], float | None]:
-        return lambda record: figure(found) if (found := getattr(record, name)) else None
-
-    return [
+        number("images/s", "images_per_s"),
+        *ratio_columns("speed-up", "speedup"),
+        number("GMAC/s", "macs_per_s", 1e9, detail=True),
+        number("peak MB", "peak_memory", 1e6),
+        number("other CPUs", "other_cpus", detail=True),
+    ],
+    "concat-add": [
         *fields("comparison", "stage", "channels", "side", "batch_size", "engine", "layout"),
-        number("concat ms", side("concat", lambda s: s.time.median), MILLI),
-        number("add ms", side("add", lambda s: s.time.median), MILLI),
-        *ratio_columns("concat / add", lambda record: record.ratio),
-        number("concat MB", side("concat", lambda s: s.bytes), MEGA, detail=True),
-        number("add MB", side("add", lambda s: s.bytes), MEGA, detail=True),
-        number("concat GB/s", side("concat", lambda s: s.bandwidth), GIGA),
-        number("add GB/s", side("add", lambda s: s.bandwidth), GIGA),
-        Column("n", side("concat", lambda s: s.time.n), detail=True),
-        *OUTCOME,
-    ]
-
-
-def step_columns(result: Result[TrainStep]) -> list[Column]:
-    """Columns of training steps."""
-    return [
+        number("concat ms", "concat.time.median", 1e-3),
+        number("add ms", "add.time.median", 1e-3),
+        *ratio_columns("concat / add", "ratio"),
+        number("concat MB", "concat.bytes", 1e6, detail=True),
+        number("add MB", "add.bytes", 1e6, detail=True),
+        number("concat GB/s", "concat.bandwidth", 1e9),
+        number("add GB/s", "add.bandwidth", 1e9),
+        Column("n", at("concat.time.n"), detail=True),
+    ],
+    "train": [
         *fields("model", "structure", "layout", "precision"),
         *SETTING,
         *TIMES,
-        number("forward ms", lambda record: record.forward, MILLI),
-        number("backward ms", lambda record: record.backward, MILLI),
-        number("optimizer ms", lambda record: record.optimizer, MILLI),
-        *ratio_columns("time ratio", lambda record: record.step_ratio),
-        number("kept for backward MB", lambda record: record.saved_activations, MEGA),
-        number("peak MB", lambda record: record.peak_memory, MEGA),
-        *OUTCOME,
-    ]
-
-
-def layer_columns(result: Result[LayerTime]) -> list[Column]:
-    """Columns of a profile."""
-    return [
+        number("forward ms", "forward", 1e-3),
+        number("backward ms", "backward", 1e-3),
+        number("optimizer ms", "optimizer", 1e-3),
+        *ratio_columns("time ratio", "step_ratio"),
+        number("kept for backward MB", "saved_activations", 1e6),
+        number("peak MB", "peak_memory", 1e6),
+    ],
+    "profile": [
         *fields("model", "structure", "level", "name", "kind"),
-        number("median ms", lambda record: record.median, MILLI),
-        number("IQR ms", lambda record: record.iqr, MILLI, detail=True),
-        percent("share", lambda record: record.share, 1),
+        number("median ms", "median", 1e-3),
+        number("IQR ms", "iqr", 1e-3, detail=True),
+        percent("share", at("share"), 1),
         *fields("n", detail=True),
-        *OUTCOME,
-    ]
-
-
-def conversion_columns(result: Result[Conversion]) -> list[Column]:
-    """Columns of conversions of foreign networks."""
-    return [
+    ],
+    "conversion": [
         *fields("network", "block", "replaced"),
-        Column("error", lambda record: record.relative_error, "{:.0e}".format),
-        Column("rounding noise", lambda record: record.noise_floor, "{:.0e}".format),
-        Column("left", lambda record: "; ".join(f"{n}: {why}" for why, n in record.left.items())),
-        *OUTCOME,
-    ]
-
-
-def folding_columns(result: Result[Folding]) -> list[Column]:
-    """Columns of foreign networks folded."""
-    return [
+        ERROR,
+        Column("rounding noise", at("noise_floor"), "{:.0e}".format),
+        LEFT,
+    ],
+    "folding": [
         *fields("network"),
-        Column("layers", lambda record: _steps(record.layers)),
-        Column("BatchNorms", lambda record: _steps(record.norms)),
-        Column("error", lambda record: record.relative_error, "{:.0e}".format),
-        Column("ms", lambda record: _milliseconds(record.times)),
-        *ratio_columns("speed-up", lambda record: record.speedup),
-        Column("left", lambda record: "; ".join(f"{n}: {why}" for why, n in record.left.items())),
-        *OUTCOME,
-    ]
-
-
-def _milliseconds(times: tuple[Summary, ...] | None) -> str | None:
-    return None if times is None else " → ".join(f"{1e3 * time.median:.1f}" for time in times)
-
-
-def _steps(counts: tuple[int, ...] | None) -> str | None:
-    return None if counts is None else " → ".join(map(str, counts))
-
-
-def format_columns(result: Result[Exported]) -> list[Column]:
-    """Columns of exported files."""
-    return [
+        Column("layers", lambda record: _arrows(record.layers)),
+        Column("BatchNorms", lambda record: _arrows(record.norms)),
+        ERROR,
+        Column("ms", lambda record: record.times and _arrows(f"{1e3 * time.median:.1f}" for time in record.times)),
+        *ratio_columns("speed-up", "speedup"),
+        LEFT,
+    ],
+    "formats": [
         *fields("network", "format"),
-        Column("error", lambda record: record.relative_error, "{:.0e}".format),
-        number("MB", lambda record: record.bytes, MEGA),
-        number("seconds to write", lambda record: record.seconds),
+        ERROR,
+        number("MB", "bytes", 1e6),
+        number("seconds to write", "seconds"),
         *TIMES,
         Column("outside", lambda record: ", ".join(f"{n} {kind}" for kind, n in record.outside.items()) or None),
-        *OUTCOME,
-    ]
-
-
-def training_columns(result: Result[TrainingRun]) -> list[Column]:
-    """Columns of training runs."""
-    return [
+    ],
+    "training": [
         *fields("variant", "lr", "seed"),
         Column("training loss", lambda record: record.train_loss[-1] if record.train_loss else None),
         Column("top-1, %", lambda record: record.top1[-1] if record.top1 else None),
-        *OUTCOME,
-    ]
-
-
-COLUMNS: dict[str, Callable[[Result[Any]], list[Column]]] = {
-    "latency": latency_columns,
-    "concat-add": join_columns,
-    "train": step_columns,
-    "profile": layer_columns,
-    "conversion": conversion_columns,
-    "folding": folding_columns,
-    "formats": format_columns,
-    "training": training_columns,
+    ],
 }
-"""Kind of a result → the columns of its table."""
+"""Kind of a result → what its table has beside the shares of a latency and the outcome."""
 
 NOTES = {
     "latency": "Speed-up: time of the group's first network over this one's. `control` is a second copy of that first "
@@ -229,7 +157,8 @@ NOTES = {
 
 def tables(result: Result[Any]) -> list[Table]:
     """Show what the records of a result come down to, if anything, and then the records themselves."""
-    records = Table(COLUMNS[result.kind](result), result.records, title(result), NOTES[result.kind])
+    columns = [*COLUMNS[result.kind], *(shares(result) if result.kind == "latency" else ()), *OUTCOME]
+    records = Table(columns, result.records, title(result), NOTES[result.kind])
     summaries = {"latency": _speedup_table, "concat-add": _join_table}
     summary = summaries[result.kind](result.records) if result.kind in summaries else None
     return [*([summary] if summary and summary.records else []), records]
@@ -263,7 +192,7 @@ def conditions(result: Result[Any]) -> str:
 
 def _limits(result: Result[Any]) -> Iterator[str]:
     for threads, peaks in result.peaks.items():
-        measured = ", ".join(f"{name.replace('gemm_', '')} {value / GIGA:.0f}" for name, value in peaks.items())
+        measured = ", ".join(f"{name.replace('gemm_', '')} {value / 1e9:.0f}" for name, value in peaks.items())
         yield f"limits at {threads} thread(s) in GMAC/s (triad: GB/s): {measured}"
         for precision in dict.fromkeys(record.computed_in for record in result.records):
             mine = [r for r in result.records if (str(r.threads), r.computed_in) == (threads, precision)]
@@ -272,7 +201,7 @@ def _limits(result: Result[Any]) -> Iterator[str]:
             if best and products and (best.macs_per_s or 0) > max(products):
                 yield (
                     f"these figures contradict each other: {best.model} on {best.chosen or best.engine} reached "
-                    f"{best.macs_per_s / GIGA:.0f} GMAC/s, more than any matrix product in {precision}; its rate is "
+                    f"{best.macs_per_s / 1e9:.0f} GMAC/s, more than any matrix product in {precision}; its rate is "
                     "taken for the limit"
                 )
 
@@ -291,7 +220,7 @@ def _join_table(records: Sequence[Join]) -> Table:
 def _means(means: Iterable[Mean[Any]], key: Sequence[str], ratio: str, noun: str, title: str, note: str) -> Table:
     columns = [
         *(Column(c.title, lambda mean, value=c.value: value(mean.like)) for c in fields(*key)),
-        number(f"{ratio} (geometric mean)", lambda mean: mean.ratio),
+        number(f"{ratio} (geometric mean)", "ratio"),
         Column("of", lambda mean: f"{mean.count} {noun}{'s' * (mean.count > 1)}"),
     ]
     return Table(columns, list(means), title, note)
