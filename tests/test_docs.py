@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 import zoo
 from tests.support.imagenet import PHOTOS
@@ -22,7 +22,8 @@ from zoo.registry import _ENTRIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-PYTHON = Sybil(parsers=[PythonCodeBlockParser()])
+PYTHON = Sybil(parsers=[PythonCodeBlockParser(), SkipParser()])
+"""A page marks with `skip: next` what only runs beside another program, such as a server."""
 WITH_PYTHON = [page for page in PAGES if "```python" in page.read_text()]
 SHELL_BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND_IN_TEXT = re.compile(r"`((?:zoo|python \w+\.py) [^`]+)`")
@@ -68,7 +69,7 @@ def commands_of(page: Path) -> Iterator[list[str]]:
     for line in [*lines, *COMMAND_IN_TEXT.findall(text)]:
         for part in line.split("&&"):
             if words := shlex.split(part, comments=True):
-                words[0] = words[0].removeprefix(".venv/bin/")
+                words[0] = Path(words[0]).name
                 if words[0] in ("zoo", "torchrun", "python"):
                     yield words
                 else:
