@@ -16,30 +16,21 @@ import torch
 from torch import nn
 
 from zoo.models.flat_head import FlatHead
-from zoo.models.staged import StagedNetwork
+from zoo.models.staged import Common, StagedNetwork
 
 
 class AlexNet(StagedNetwork):
     """AlexNet with BatchNorm. Taps are the maps before each pooling; their strides are 4, 8 and 16.
 
     Args:
-        num_classes, in_chans, drop_rate: As in timm.
-        global_pool: "avg", or "" for the unpooled map.
+        drop_rate, timm: As in timm, see `zoo.models.staged.Common`; global_pool is "avg", or "" for the unpooled map.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.5,
-        global_pool: str = "avg",
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        dd = {"device": device, "dtype": dtype}
+    def __init__(self, *, drop_rate: float = 0.5, **timm: Any) -> None:
+        common = Common(drop_rate=drop_rate, **timm)
+        dd = common.dd
         super().__init__(
-            _conv(in_chans, 64, 11, 4, 2, dd),
+            _conv(common.in_chans, 64, 11, 4, 2, dd),
             [
                 nn.Sequential(OrderedDict(pool=_pool(), conv2=_conv(64, 192, 5, 1, 2, dd))),
                 nn.Sequential(
@@ -51,13 +42,11 @@ class AlexNet(StagedNetwork):
                     )
                 ),
             ],
-            FlatHead(256, 6, (4096, 4096), num_classes, global_pool, drop_rate, dd),
+            common,
+            head=FlatHead(256, 6, (4096, 4096), common.num_classes, common.global_pool, drop_rate, dd),
             final=_pool(),
-            num_classes=num_classes,
-            in_chans=in_chans,
             channels=[64, 192, 256],
             reductions=[4, 8, 16],
-            drop_rate=drop_rate,
         )
 
     @torch.jit.ignore()

@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
 from zoo.models.flat_head import FlatHead
-from zoo.models.staged import StagedNetwork
+from zoo.models.staged import Common, StagedNetwork
 from zoo.registry import register_model
 from zoo.reparam.branches import build_block
 from zoo.reparam.spec import ConvSpec
@@ -164,33 +163,26 @@ def wrn_16_8(layers: Layers, in_chans: int) -> Parts:
 def build(
     network: Callable[[Layers, int], Parts],
     *,
-    num_classes: int,
-    in_chans: int = 3,
-    drop_rate: float = 0.0,
-    global_pool: str = "avg",
     block: str,
     init_gamma: float | None = None,
-    device: Any = None,
-    dtype: Any = None,
+    **timm: Any,
 ) -> StagedNetwork:
     """Build a network in train structure.
 
     Args:
         network: One of the functions above.
-        num_classes, in_chans, drop_rate, global_pool: As in timm.
         block: The branch set of every KxK.
         init_gamma: Initial scale of the BatchNorms in the blocks; ACNet's code has 0.333 on CIFAR. Default 1.
+        timm: As in timm, see `zoo.models.staged.Common`.
     """
-    dd = {"device": device, "dtype": dtype}
-    parts = network(Layers(block, init_gamma, dd), in_chans)
-    width = parts.channels[-1]
+    common = Common(**timm)
+    parts = network(Layers(block, init_gamma, common.dd), common.in_chans)
+    head = None
     if parts.hidden:
-        head: nn.Module = FlatHead(width, parts.side, parts.hidden, num_classes, global_pool, drop_rate, dd)
-    else:
-        head = ClassifierHead(width, num_classes, global_pool, drop_rate, **dd)
+        pooled, asked = (parts.channels[-1], parts.side), (common.num_classes, common.global_pool, common.drop_rate)
+        head = FlatHead(*pooled, parts.hidden, *asked, common.dd)
     taps: dict[str, Any] = {"channels": parts.channels, "reductions": parts.reductions, "final": parts.final}
-    facts = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
-    return StagedNetwork(parts.stem, parts.stages, head, **taps, **facts)
+    return StagedNetwork(parts.stem, parts.stages, common, head=head, **taps)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ A 3x3 stem and four stages of units, each starting with stride 2. Deployed: one 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from timm.layers import ClassifierHead, SqueezeExcite
+from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 
-from zoo.models.staged import StagedNetwork, dilated
+from zoo.models.staged import Common, StagedNetwork, dilated
 from zoo.registry import register_model
 from zoo.reparam.branches import build_block
 from zoo.reparam.spec import ConvSpec
@@ -56,7 +57,7 @@ class MobileOne(StagedNetwork):
 
     Args:
         variant: The paper's column.
-        num_classes, in_chans, drop_rate, global_pool, output_stride: As in timm.
+        output_stride, timm: As in timm, see `zoo.models.staged.Common`.
         block: The branch set of every block, if not the variant's.
     """
 
@@ -64,19 +65,14 @@ class MobileOne(StagedNetwork):
         self,
         variant: Variant,
         *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
-        global_pool: str = "avg",
         output_stride: int = 32,
         block: str | None = None,
-        device: Any = None,
-        dtype: Any = None,
+        **timm: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        widths = variant.widths
+        common = Common(**timm)
+        dd, widths = common.dd, variant.widths
         plan = dilated([2, 2, 2, 2, 2], output_stride)[1:]
-        stem = MobileOneBlock(_spec(in_chans, widths[0], 3, 2), block or "kxk+1x1+identity", False, dd)
+        stem = MobileOneBlock(_spec(common.in_chans, widths[0], 3, 2), block or "kxk+1x1+identity", False, dd)
         stages, reductions = [], [2]
         for stage, (stride, first, dilation) in enumerate(plan):
             previous, width, depth = widths[stage], widths[stage + 1], DEPTHS[stage]
@@ -93,16 +89,7 @@ class MobileOne(StagedNetwork):
                 previous = width
             stages.append(nn.Sequential(*blocks))
             reductions.append(reductions[-1] * stride)
-        super().__init__(
-            stem,
-            stages,
-            ClassifierHead(widths[-1], num_classes, global_pool, drop_rate, **dd),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            channels=widths,
-            reductions=reductions,
-            drop_rate=drop_rate,
-        )
+        super().__init__(stem, stages, common, channels=widths, reductions=reductions)
 
 
 def _spec(
@@ -121,13 +108,9 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def _builder(variant: Variant) -> Any:
-    return lambda block=None, **kwargs: MobileOne(variant, block=block, **kwargs)
-
-
 for _name, _variant in VARIANTS.items():
     register_model(
-        _builder(_variant),
+        partial(MobileOne, _variant),
         name=_name,
         family="MobileOne",
         first_conv="stem.conv",

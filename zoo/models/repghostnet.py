@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from timm.layers import SelectAdaptivePool2d, SqueezeExcite, make_divisible
 from torch import Tensor, nn
 
-from zoo.models.staged import StagedNetwork, dilated
+from zoo.models.staged import Common, StagedNetwork, dilated
 from zoo.registry import register_model
 from zoo.reparam.branches import build_block
 from zoo.reparam.spec import ConvSpec
@@ -151,7 +152,7 @@ class RepGhostNet(StagedNetwork):
 
     Args:
         variant: Width and ablation.
-        num_classes, in_chans, drop_rate, global_pool, output_stride: As in timm.
+        drop_rate, output_stride, timm: As in timm, see `zoo.models.staged.Common`.
         block: The branch set of every cheap 3x3 depthwise operation, if not the variant's.
     """
 
@@ -159,19 +160,15 @@ class RepGhostNet(StagedNetwork):
         self,
         variant: Variant,
         *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.2,
-        global_pool: str = "avg",
         output_stride: int = 32,
         block: str | None = None,
-        device: Any = None,
-        dtype: Any = None,
+        drop_rate: float = 0.2,
+        **timm: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        block = block or variant.block
+        common = Common(drop_rate=drop_rate, **timm)
+        dd, block = common.dd, block or variant.block
         width = variant.channels(16)
-        stem = conv_bn(in_chans, width, 3, 2, relu=True, dd=dd)
+        stem = conv_bn(common.in_chans, width, 3, 2, relu=True, dd=dd)
         stem.add_module("block", RepGhostBottleneck(width, STEM, variant, block, 1, 1, dd))
         previous, reduction = variant.channels(STEM.out), 2
         channels, reductions, stages = [previous], [reduction], []
@@ -190,14 +187,12 @@ class RepGhostNet(StagedNetwork):
         super().__init__(
             stem,
             stages,
-            RepGhostHead(num_features, 1280, num_classes, global_pool, drop_rate, dd),
+            common,
+            head=RepGhostHead(num_features, 1280, common.num_classes, common.global_pool, drop_rate, dd),
             final=conv_bn(previous, num_features, 1, relu=True, dd=dd),
-            num_classes=num_classes,
-            in_chans=in_chans,
             channels=channels,
             reductions=reductions,
             num_features=num_features,
-            drop_rate=drop_rate,
         )
 
 
@@ -233,13 +228,9 @@ VARIANTS: dict[str, Variant] = {
 }
 
 
-def _builder(variant: Variant) -> Any:
-    return lambda block=None, **kwargs: RepGhostNet(variant, block=block, **kwargs)
-
-
 for _name, _variant in VARIANTS.items():
     register_model(
-        _builder(_variant),
+        partial(RepGhostNet, _variant),
         name=_name,
         family="RepGhostNet",
         first_conv="stem.conv",

@@ -12,10 +12,10 @@ Five stages of such blocks, each starting with stride 2; no pooling until the he
 from dataclasses import dataclass
 from typing import Any
 
-from timm.layers import ClassifierHead, SqueezeExcite
+from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 
-from zoo.models.staged import StagedNetwork, dilated
+from zoo.models.staged import Common, StagedNetwork, dilated
 from zoo.registry import register_model
 from zoo.reparam.branches import build_block, without_identity
 from zoo.reparam.spec import ConvSpec
@@ -70,27 +70,15 @@ class RepVGG(StagedNetwork):
 
     Args:
         variant: The paper's row.
-        num_classes, in_chans, drop_rate, global_pool, output_stride: As in timm.
+        output_stride, timm: As in timm, see `zoo.models.staged.Common`.
         block: The branch set of every 3x3 (ablations: "plain", "kxk+identity", "acb"); the first block of a
             stage never has an identity branch, even if its stride is traded for dilation.
     """
 
-    def __init__(
-        self,
-        variant: Variant,
-        *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
-        global_pool: str = "avg",
-        output_stride: int = 32,
-        block: str = "repvgg",
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        dd = {"device": device, "dtype": dtype}
+    def __init__(self, variant: Variant, *, output_stride: int = 32, block: str = "repvgg", **timm: Any) -> None:
+        common = Common(**timm)
         widths, stages, reductions = variant.widths, [], [1]
-        previous, index = in_chans, 0
+        previous, index = common.in_chans, 0
         plan = dilated([variant.stem_stride, 2, 2, 2, 2], output_stride)
         for depth, width, (stage_stride, first, others) in zip((1, *variant.depths), widths, plan, strict=True):
             blocks = []
@@ -98,13 +86,11 @@ class RepVGG(StagedNetwork):
                 stride, dilation = (1, others) if position else (stage_stride, first)
                 groups = variant.groups if index in range(2, 27, 2) else 1
                 spec = ConvSpec(previous, width, 3, stride, dilation, dilation, groups)
-                blocks.append(RepVGGBlock(spec, block if position else without_identity(block), variant, dd))
+                blocks.append(RepVGGBlock(spec, block if position else without_identity(block), variant, common.dd))
                 previous, index = width, index + 1
             stages.append(nn.Sequential(*blocks))
             reductions.append(reductions[-1] * stage_stride)
-        head = ClassifierHead(widths[-1], num_classes, global_pool, drop_rate, **dd)
-        facts = {"num_classes": num_classes, "in_chans": in_chans, "drop_rate": drop_rate}
-        super().__init__(stages[0][0], stages[1:], head, channels=widths, reductions=reductions[1:], **facts)
+        super().__init__(stages[0][0], stages[1:], common, channels=widths, reductions=reductions[1:])
 
 
 _A, _B, _D = (2, 4, 14, 1), (4, 6, 16, 1), (8, 14, 24, 1)

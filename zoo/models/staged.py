@@ -3,6 +3,7 @@
 # Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
 # generates, and torch.jit reads that only where they are types, not strings.
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,27 @@ from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
 
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The arguments that every network takes, with timm's names and defaults."""
+
+    num_classes: int = 1000
+    in_chans: int = 3
+    drop_rate: float = 0.0
+    global_pool: str = "avg"
+    device: Any = None
+    dtype: Any = None
+
+    @property
+    def dd(self) -> dict[str, Any]:
+        """`device` and `dtype`, for layers."""
+        return {"device": self.device, "dtype": self.dtype}
+
+    def head(self, channels: int) -> nn.Module:
+        """Pool a map of so many channels and classify it, as most networks do."""
+        return ClassifierHead(channels, self.num_classes, self.global_pool, self.drop_rate, **self.dd)
+
+
 class StagedNetwork(nn.Module):
     """A classification network in timm's contract; families only build its parts.
 
@@ -19,7 +41,8 @@ class StagedNetwork(nn.Module):
 
     Args:
         stem, stages: The parts with a tap.
-        head: Pools, then classifies, with the attributes and `reset` of timm's `ClassifierHead`.
+        common: What it was asked for.
+        head: Pools, then classifies, with the attributes and `reset` of timm's `ClassifierHead`; by default it is one.
         final: What a family has between the last tap and pooling.
         channels, reductions: Of the stem and of each stage: for `feature_info`.
         num_features: Channels of the map that is pooled, if not the last stage's.
@@ -29,24 +52,22 @@ class StagedNetwork(nn.Module):
         self,
         stem: nn.Module,
         stages: list[nn.Sequential],
-        head: Any,
+        common: Common,
         *,
+        head: nn.Module | None = None,
         final: nn.Module | None = None,
-        num_classes: int,
-        in_chans: int,
         channels: list[int],
         reductions: list[int],
         num_features: int | None = None,
-        drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
+        self.num_classes, self.in_chans, self.drop_rate = common.num_classes, common.in_chans, common.drop_rate
         self.num_features = num_features or channels[-1]
         self.grad_checkpointing = False
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.final = final or nn.Identity()
-        self.head = head
+        self.head: Any = head or common.head(self.num_features)
         modules = ["stem", *(f"stages.{i}" for i in range(len(stages)))]
         self.feature_info = [
             {"num_chs": c, "reduction": r, "module": m} for c, r, m in zip(channels, reductions, modules, strict=True)

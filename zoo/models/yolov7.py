@@ -15,13 +15,13 @@ concatenated, so in `yolov7_backbone_rep` each 3x3 of an ELAN is a RepConv witho
 
 import math
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead
 from torch import Tensor, nn
 
-from zoo.models.staged import StagedNetwork
+from zoo.models.staged import Common, StagedNetwork
 from zoo.registry import register_model
 from zoo.reparam.branches import build_block, without_identity
 from zoo.reparam.spec import ConvSpec
@@ -138,34 +138,30 @@ class YOLOv7Backbone(StagedNetwork):
     """YOLOv7's backbone with a classifier. Taps at strides 2, 4, 8, 16 and 32; the detector reads the last three.
 
     Args:
-        num_classes, in_chans, drop_rate, global_pool: As in timm.
         block: The branch set of the 3x3 convolutions.
         elan_block: Of those inside an ELAN; by default `block` without an identity branch.
         depth_multiplier, width_multiplier: See `CompoundScale`.
+        timm: As in timm, see `zoo.models.staged.Common`.
     """
 
     def __init__(
         self,
         *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
-        global_pool: str = "avg",
         block: str = "plain",
         elan_block: str | None = None,
         depth_multiplier: float = 1.0,
         width_multiplier: float | None = None,
-        device: Any = None,
-        dtype: Any = None,
+        **timm: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
+        common = Common(**timm)
+        dd = common.dd
         scale = CompoundScale(depth_multiplier, width_multiplier)
         if elan_block is None:
             elan_block = without_identity(block)
         c1, c2, c3 = (scale.channels(channels) for channels in (32, 64, 128))
         stem = nn.Sequential(
             OrderedDict(
-                conv1=RepConv(in_chans, c1, block=block, **dd),
+                conv1=RepConv(common.in_chans, c1, block=block, **dd),
                 conv2=RepConv(c1, c2, s=2, block=block, **dd),
                 conv3=RepConv(c2, c2, block=block, **dd),
             )
@@ -181,16 +177,7 @@ class YOLOv7Backbone(StagedNetwork):
             stack = {"width": hidden, "steps": scale.steps(2), "convs": 2, "block": elan_block}
             elan = ELAN(entering, hidden, channels[-1], **stack, **dd)
             stages.append(nn.Sequential(OrderedDict(down=down, elan=elan)))
-        super().__init__(
-            stem,
-            stages,
-            ClassifierHead(channels[-1], num_classes, global_pool, drop_rate, **dd),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            channels=channels,
-            reductions=[2, 4, 8, 16, 32],
-            drop_rate=drop_rate,
-        )
+        super().__init__(stem, stages, common, channels=channels, reductions=[2, 4, 8, 16, 32])
         set_official_norms(self)
 
 
@@ -201,9 +188,6 @@ def set_official_norms(network: nn.Module) -> None:
             module.eps, module.momentum = 1e-3, 0.03
 
 
-def _builder(default: str) -> Any:
-    return lambda block=default, **kwargs: YOLOv7Backbone(block=block, **kwargs)
-
-
 for _name, _block in (("yolov7_backbone", "plain"), ("yolov7_backbone_rep", "repconv")):
-    register_model(_builder(_block), name=_name, family="YOLOv7", first_conv="stem.conv1.conv", classifier="head.fc")
+    _cfg = {"name": _name, "family": "YOLOv7", "first_conv": "stem.conv1.conv", "classifier": "head.fc"}
+    register_model(partial(YOLOv7Backbone, block=_block), **_cfg)

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from zoo.models.staged import Common
 from zoo.models.yolov7 import ELAN, CompoundScale, RepConv, Transition, YOLOv7Backbone, conv, set_official_norms
 from zoo.registry import register_model
 
@@ -187,7 +187,7 @@ class YOLOv7(YOLOv7Backbone):
     classifier is ours: nothing was published of it.
 
     Args:
-        num_classes, in_chans, drop_rate, global_pool: As in timm.
+        timm: As in timm, see `zoo.models.staged.Common`.
         block, stacked, depth_multiplier, width_multiplier: See `YOLOv7Neck`; both multipliers also scale the
             backbone, whose convolutions are plain.
     """
@@ -195,29 +195,24 @@ class YOLOv7(YOLOv7Backbone):
     def __init__(
         self,
         *,
-        num_classes: int = 1000,
-        in_chans: int = 3,
-        drop_rate: float = 0.0,
-        global_pool: str = "avg",
         block: str = "repconv",
         stacked: bool = False,
         depth_multiplier: float = 1.0,
         width_multiplier: float | None = None,
-        device: Any = None,
-        dtype: Any = None,
+        **timm: Any,
     ) -> None:
-        same: dict[str, Any] = {"depth_multiplier": depth_multiplier, "width_multiplier": width_multiplier}
-        same |= {"device": device, "dtype": dtype}
-        super().__init__(num_classes=0, in_chans=in_chans, drop_rate=drop_rate, global_pool=global_pool, **same)
+        common = Common(**timm)
+        scale: dict[str, Any] = {"depth_multiplier": depth_multiplier, "width_multiplier": width_multiplier}
+        super().__init__(**scale, **{**timm, "num_classes": 0})
         read = [info["num_chs"] for info in self.feature_info[2:]]
-        self.neck = YOLOv7Neck(read, block=block, stacked=stacked, **same)
+        self.neck = YOLOv7Neck(read, block=block, stacked=stacked, **scale, **common.dd)
         self.feature_info = [
             {"num_chs": channels, "reduction": reduction, "module": f"neck.heads.{index}"}
             for index, (channels, reduction) in enumerate(zip(self.neck.channels, (8, 16, 32), strict=True))
         ]
         self.final = AllAtLastStride()
-        self.num_classes, self.num_features = num_classes, sum(self.neck.channels)
-        self.head = ClassifierHead(self.num_features, num_classes, global_pool, drop_rate, device=device, dtype=dtype)
+        self.num_classes, self.num_features = common.num_classes, sum(self.neck.channels)
+        self.head = common.head(self.num_features)
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
         """Images → the maps of strides 8, 16 and 32."""
