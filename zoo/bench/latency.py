@@ -21,7 +21,7 @@ from zoo.bench.memory import resident_peak, tensor_peak
 from zoo.bench.outcome import measuring, note_failure, note_times
 from zoo.bench.statistics import noise_warning, paired_ratio
 from zoo.bench.structures import build_structures
-from zoo.bench.timing import Plan, Timings, clock_of, inference, interleave
+from zoo.bench.timing import OnRound, Plan, Timings, clock_of, inference, interleave
 from zoo.checkpoints import Checkpoint
 from zoo.compare import compare
 from zoo.cost import count, traffic
@@ -66,7 +66,7 @@ def measure_group(
     plan: Plan,
     *,
     checkpoint: str | Checkpoint | None = None,
-    on_round: Callable[[int], None] = lambda done: None,
+    on_round: OnRound = lambda done: None,
 ) -> list[Latency]:
     """Time contenders of one setting against each other; fills their records and adds one for the control.
 
@@ -100,7 +100,7 @@ def _sources(records: Sequence[Latency], checkpoint: str | Checkpoint | None) ->
 
 
 def _measure(
-    records: list[Latency], sources: dict[tuple[str, str], Source], plan: Plan, on_round: Callable[[int], None]
+    records: list[Latency], sources: dict[tuple[str, str], Source], plan: Plan, on_round: OnRound
 ) -> list[Latency]:
     calls: dict[str, Callable[[], object]] = {}
     for record in records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.bench.outcome import measuring
 from zoo.bench.statistics import summarize
 from zoo.bench.structures import build_structures
-from zoo.bench.timing import Plan, interleave
+from zoo.bench.timing import OnRound, Plan, inference, interleave
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS
 from zoo.results.records import LayerTime
@@ -75,6 +75,10 @@ class Recorder:
             for handle in handles:
                 handle.remove()
 
+    def __call__(self, images: Tensor) -> Any:
+        with self.watching():
+            return self.model(images)
+
     def _before(self, name: str, module: nn.Module, args: Any) -> None:
         self._started[name] = self._now(args)
 
@@ -97,7 +101,7 @@ def profile_model(
     threads: int,
     plan: Plan,
     device: str = "cpu",
-    on_round: Callable[[int], None] = lambda done: None,
+    on_round: OnRound = lambda done: None,
 ) -> list[LayerTime]:
     """Records of the network, its blocks, branches and layers in each structure; structures run interleaved.
 
@@ -113,7 +117,7 @@ def profile_model(
         example = torch.randn(batch_size, 3, img_size, img_size, device=device)
         networks = build_structures(model, list(structures), example)
         recorders = {structure: Recorder(network) for structure, network in networks.items()}
-        calls = {s: _inference(recorder, example) for s, recorder in recorders.items()}
+        calls = {s: inference(recorder, example) for s, recorder in recorders.items()}
         timings = interleave(calls, plan, on_round=on_round)
         records = []
         for structure, recorder in recorders.items():
@@ -121,14 +125,6 @@ def profile_model(
             records += _records(recorder, kept, setting | {"structure": structure})
         return records
     return failed
-
-
-def _inference(recorder: Recorder, example: Tensor) -> Callable[[], object]:
-    def run() -> object:
-        with torch.inference_mode(), recorder.watching():
-            return recorder.model(example)
-
-    return run
 
 
 def _records(recorder: Recorder, kept: int, setting: dict[str, Any]) -> Iterator[LayerTime]:

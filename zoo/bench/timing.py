@@ -10,11 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.bench.config import Plan
 
 Call = Callable[[], object]
+OnRound = Callable[[int], None]
+"""Told the number of finished rounds (progress bars)."""
 
 MIN_SAMPLE = 2e-3
 """Seconds a sample lasts at least; faster calls are repeated inside it, so that the clock's cost does not count."""
@@ -57,7 +59,7 @@ class CudaClock:
         return start.elapsed_time(end) / 1000  # milliseconds
 
 
-def inference(network: nn.Module, images: Tensor) -> Callable[[], Tensor]:
+def inference(network: Callable[[Tensor], Any], images: Tensor) -> Callable[[], Any]:
     """A call of a network without gradients."""
 
     def call() -> Tensor:
@@ -125,7 +127,7 @@ def interleave(
     plan: Plan,
     *,
     clock: Clock | None = None,
-    on_round: Callable[[int], None] = lambda done: None,
+    on_round: OnRound = lambda done: None,
 ) -> Timings:
     """Time contenders in rounds, one sample of each per round.
 
@@ -133,7 +135,6 @@ def interleave(
         contenders: Name → what to call. All stay alive together: they must fit in memory at once.
         plan: Rounds and time bounds.
         clock: See `clock_of`; by default that of the CPU.
-        on_round: Told the number of finished rounds (progress bars).
 
     Raises:
         ValueError: No contenders.

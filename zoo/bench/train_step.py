@@ -13,8 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from zoo.bench.memory import TensorMemory, bounded_memory
 from zoo.bench.outcome import note_failure, note_times
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import peer_name
-from zoo.bench.timing import Plan, Timings, clock_of, interleave
+from zoo.bench.timing import OnRound, Plan, Timings, clock_of, interleave
 from zoo.export.torch_engines import torch_threads
 from zoo.network import main_output
 from zoo.registry import create_model
@@ -34,7 +33,6 @@ from zoo.reparam.branches import build_block
 from zoo.reparam.merged import merge
 from zoo.results.records import TrainStep
 
-STRUCTURES = ("plain", "train", "merged", "peer")
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
@@ -69,13 +67,10 @@ def training_network(model: str, structure: str, merge_pixels: int | None = None
     """Build a network to train, randomly initialised; with `merge_pixels`, to be trained merged.
 
     Raises:
-        ValueError: Unknown model or structure, or a peer that timm does not have.
+        ValueError: Unknown model.
     """
-    if structure not in STRUCTURES:
-        raise ValueError(f"unknown structure {structure!r}: known are {', '.join(STRUCTURES)}")
     name = peer_name(model) if structure == "peer" else model
-    if name is None:
-        raise ValueError(f"timm has no network of the architecture of {model}")
+    assert name is not None, model  # `contenders_of` lists no peer that timm lacks
     network = create_model(name)
     if merge_pixels:
         merge(network, merge_pixels)
@@ -122,12 +117,9 @@ class Step:
 
     def forward(self) -> torch.Tensor:
         """The loss, with everything that backward needs alive."""
-        with self._autocast():
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, self.bf16):
             outputs = self.network(self.images)
             return F.cross_entropy(main_output(outputs).float(), self.labels)
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16) if self.bf16 else nullcontext()
 
     def _now(self) -> float:
         if self.device.startswith("cuda"):
@@ -150,7 +142,7 @@ def step_memory(step: Step) -> tuple[int, int]:
 
 
 def measure_model(
-    records: Sequence[TrainStep], plan: Plan, on_round: Callable[[int], None] = lambda done: None
+    records: Sequence[TrainStep], plan: Plan, on_round: OnRound = lambda done: None
 ) -> Sequence[TrainStep]:
     """Time the steps of one model's contenders; ratios are to the first one that runs. Times in seconds.
 

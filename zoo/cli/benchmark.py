@@ -27,6 +27,7 @@ from zoo.bench.config import (
 from zoo.bench.latency import measure_group
 from zoo.bench.peak import measure_peaks
 from zoo.bench.profile import profile_model
+from zoo.bench.timing import OnRound
 from zoo.bench.train_step import measure_model
 from zoo.checkpoints import read_checkpoint
 from zoo.cli.errors import UsageError
@@ -41,7 +42,6 @@ from zoo.results.records import Latency, Record
 from zoo.results.report import read_all, write_report
 from zoo.results.views import tables
 
-OnRound = Callable[[int], None]
 MAX_NETWORK_BATCH = 32
 """concat-add takes its operators to larger batches than whole networks, which would take minutes a call."""
 
@@ -97,22 +97,16 @@ def run_train(config: TrainStepConfig) -> dict[str, Any]:
     _device(config.device)
     keep_memory()  # as train.py does: else a contender faults in anew what another one's larger maps gave back
 
-    def measure(model: str, setting: dict[str, Any], on_round: OnRound) -> Sequence[Record]:
-        kinds = config.structure, config.layout, config.precision, config.merge_pixels
-        contenders = train_step.contenders_of(model, *kinds, **setting)
-        return measure_model(contenders, config, on_round)
-
-    jobs = [partial(measure, *case) for case in itertools.product(_models(config.model), _settings(config))]
-    return _measure("train", config, jobs)
+    kinds = config.structure, config.layout, config.precision, config.merge_pixels
+    cases = itertools.product(_models(config.model), _settings(config))
+    groups = [train_step.contenders_of(model, *kinds, **setting) for model, setting in cases]
+    return _measure("train", config, [partial(measure_model, group, config) for group in groups])
 
 
 def run_profile(config: ProfileConfig) -> dict[str, Any]:
     _device(config.device)
-
-    def measure(model: str, setting: dict[str, Any], on_round: OnRound) -> Sequence[Record]:
-        return profile_model(model, config.structure, **setting, plan=config, on_round=on_round)
-
-    jobs = [partial(measure, *case) for case in itertools.product(_models(config.model), _settings(config))]
+    cases = itertools.product(_models(config.model), _settings(config))
+    jobs = [partial(profile_model, model, config.structure, plan=config, **setting) for model, setting in cases]
     return _measure("profile", config, jobs)
 
 
@@ -171,7 +165,7 @@ def _device(name: str) -> Any:
 def _measure(
     kind: str,
     config: MeasureConfig,
-    jobs: Sequence[Callable[[OnRound], Sequence[Record]]],
+    jobs: Sequence[Callable[..., Sequence[Record]]],
     repeat: int = 1,
     **extra: Any,
 ) -> dict[str, Any]:
@@ -179,14 +173,9 @@ def _measure(
     runs: list[list[Any]] = [[] for _ in range(repeat)]
     try:
         with tqdm(total=repeat * len(jobs) * config.rounds, unit="round", file=sys.stderr) as bar:
-            for number, (records, job) in enumerate(itertools.product(runs, jobs)):
-
-                def show(done: int, before: int = number * config.rounds) -> None:
-                    bar.update(before + done - bar.n)
-
-                show(0)
-                records += job(show)
-            bar.update(bar.total - bar.n)
+            for number, (records, job) in enumerate(itertools.product(runs, jobs), 1):
+                records += job(on_round=lambda done: bar.update())
+                bar.update(number * config.rounds - bar.n)  # what the bound of time has left out
     except KeyboardInterrupt:
         if runs[0]:
             _finish(kind, runs[0], config, interrupted=True, **extra)

@@ -14,6 +14,7 @@ from zoo.export.config import ExportConfig
 from zoo.export.files import FORMATS, STRUCTURES, ExportedFile, check_request, export_file
 from zoo.export.int8 import Goal
 from zoo.network import example_input
+from zoo.results.table import Table
 from zoo.surgery.deploy import is_deployed
 
 
@@ -28,8 +29,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
         check_request(Path(config.output), kind, structure, *request)
     name, model = open_weights(config, config.pretrained)
     example = example_input(model, config.batch_size, config.img_size)
-    if "train" in structures:
-        _require_branches(model, name)
+    if "train" in structures and is_deployed(model):
+        raise UsageError(f"{name}: the weights are deployed already, no branches are left for --structure train")
     files = [
         export_file(
             model,
@@ -47,11 +48,6 @@ def run(config: ExportConfig) -> dict[str, Any]:
     ]
     _show(files)
     return {"model": name, "files": [_record(file) for file in files]}
-
-
-def _require_branches(model: nn.Module, name: str) -> None:
-    if is_deployed(model):
-        raise UsageError(f"{name}: the weights are deployed already, no branches are left for --structure train")
 
 
 def _path(output: str, suffix: str, structure: str, both: bool) -> Path:
@@ -83,24 +79,15 @@ def _show(files: list[ExportedFile]) -> None:
         print(f"{file.path}: {file.structure} structure, {file.precision}, {file.num_bytes / 1e6:.2f} MB; {parity}")
         if file.attempts:
             print("top-1, %: " + ", ".join(f"{attempt.way} {attempt.top1:.2f}" for attempt in file.attempts))
-    names = sorted({name for file in files for name in file.nodes})
-    if not names:
-        return
-    width = max(len(name) for name in names)
-    print(f"{'operation':{width}}" + "".join(f"{file.structure:>10}" for file in files) + _head(files))
-    for name in names:
-        counts = [file.nodes.get(name, 0) for file in files]
-        print(f"{name:{width}}" + "".join(f"{count:10}" for count in counts) + _change(counts))
+    rows = []
+    for name in sorted({name for file in files for name in file.nodes}):
+        counts = {file.structure: file.nodes.get(name, 0) for file in files}
+        more = {"train more": f"{counts['train'] - counts['deployed']:+}"} if len(files) == 2 else {}
+        rows.append({"operation": name, **counts, **more})
+    if rows:
+        print(Table.of(rows).text())
 
 
 def _record(file: ExportedFile) -> dict[str, Any]:
     """Give a file's facts as JSON takes them."""
     return {**dataclasses.asdict(file), "parity": file.parity and file.parity.to_dict()}
-
-
-def _head(files: list[ExportedFile]) -> str:
-    return f"{'train more':>12}" if len(files) == 2 else ""
-
-
-def _change(counts: list[int]) -> str:
-    return f"{counts[1] - counts[0]:+12}" if len(counts) == 2 else ""

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from zoo.atomic import atomic_write
@@ -37,7 +36,6 @@ def plot(table: tables.Table, path: str | Path, measurements: Measurements | Non
         axes.set_xlabel(f"{speed.label} ({speed.unit})")
         axes.set_ylabel(f"published {accuracy.label}")
     figure.suptitle(table.title)
-    FigureCanvasAgg(figure)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -8,6 +8,7 @@ from the user's own evaluation on the validation images; without one the cell sa
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -74,8 +75,7 @@ class Reproduction:
 
     def summary(self) -> dict[str, int]:
         """Count the cells of each status."""
-        statuses = [cell.status for cell in self.cells]
-        return {status: statuses.count(status) for status in dict.fromkeys(statuses)}
+        return dict(Counter(cell.status for cell in self.cells))
 
 
 def reproduce(
