@@ -109,7 +109,7 @@ def experiment(seed: int) -> Iterator[TrainingRun]:
 
 def load(split: str) -> tuple[Tensor, Tensor]:
     """Images (N, 1, 32, 32), normalised, and labels (N,)."""
-    images = torch.from_numpy(Fashion(split).images.copy()).float().unsqueeze(1) / 255
+    images = torch.from_numpy(Fashion(split).items.copy()).float().unsqueeze(1) / 255
     labels = torch.arange(len(images)) // IMAGES_PER_CLASS[split]
     return F.pad((images - 0.286) / 0.353, (2, 2, 2, 2), value=-0.286 / 0.353), labels
 

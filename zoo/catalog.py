@@ -13,9 +13,6 @@ from typing import Any, Literal
 
 from zoo.settings import positional
 
-Change = tuple[int, int]
-"""(train structure, deployed)."""
-
 
 @dataclass(kw_only=True)
 class ListConfig:
@@ -43,12 +40,6 @@ def catalog() -> dict[str, dict[str, Any]]:
     """
     text = resources.files("zoo").joinpath("catalog.json").read_text("utf-8")
     return {row["name"]: row for row in json.loads(text)["networks"]}
-
-
-def costs(name: str) -> tuple[Change, Change]:
-    """(parameters, multiply-accumulates per image of the declared size) of a registered network."""
-    row = catalog()[name]
-    return (row["params"][0], row["params"][1]), (row["macs"][0], row["macs"][1])
 
 
 def natural(name: str) -> list[Any]:

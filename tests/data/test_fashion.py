@@ -22,7 +22,7 @@ def test_each_split_is_balanced_and_unchanged(split, count, per_class, digest):
     labels = [dataset[index][1] for index in range(len(dataset))]
     assert len(dataset) == count
     assert np.bincount(labels).tolist() == [per_class] * 10
-    assert hashlib.sha256(dataset.images.tobytes()).hexdigest() == digest
+    assert hashlib.sha256(dataset.items.tobytes()).hexdigest() == digest
 
 
 def test_an_image_is_rgb_and_equals_its_place_in_the_sheet():
@@ -30,7 +30,7 @@ def test_an_image_is_rgb_and_equals_its_place_in_the_sheet():
     assert isinstance(dataset, Fashion)
     image, label = dataset[1234]
     assert (image.mode, image.size, label, CLASSES[label]) == ("RGB", (28, 28), 6, "Shirt")
-    sheet = images_to_sheet(dataset.images)
+    sheet = images_to_sheet(dataset.items)
     assert sheet.shape == (20 * 28, 100 * 28)
     tile = sheet[12 * 28 : 13 * 28, 34 * 28 : 35 * 28]
     assert np.array_equal(np.asarray(image), np.stack([tile] * 3, axis=-1))

@@ -66,7 +66,7 @@ def test_tar_files_stand_for_folders(root, tmp_path):
     assert dataset[3][0].getpixel((0, 0)) == (50, 100, 9)
     assert dataset.filename(3) == "dog/1.png"
     assert isinstance(dataset, ReaderImages)
-    dataset.reader.tar_state.tf.close()
+    dataset.items.tar_state.tf.close()
 
 
 def test_grey_and_palette_images_become_rgb(root):

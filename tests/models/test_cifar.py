@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.catalog import costs
+from tests.support.catalog import costs
 from zoo.reparam.block import MultiBranchConv2d
 
 # Parameters of the official networks, plain and with ACB, counted.

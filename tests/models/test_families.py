@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.catalog import costs
+from tests.support.catalog import costs
 from zoo.models.repghostnet import RepGhostBottleneck
 from zoo.models.repvgg import VARIANTS, RepVGG
 from zoo.models.repvggplus import RepVGGPlus

@@ -10,8 +10,8 @@ from torch import nn
 
 import zoo
 from tests.support.blocks import randomise
+from tests.support.catalog import costs
 from tests.support.processes import run_apart
-from zoo.catalog import costs
 from zoo.reparam.block import MultiBranchConv2d
 
 create: Callable[..., Any] = zoo.create_model  # networks have attributes of their own

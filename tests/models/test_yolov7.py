@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import zoo
-from zoo.catalog import costs
+from tests.support.catalog import costs
 from zoo.models.yolov7 import ELAN, RepConv
 from zoo.models.yolov7_neck import SPP, SPP3, YOLOv7Neck
 from zoo.reparam.block import MultiBranchConv2d

@@ -183,7 +183,8 @@ def _convert(source: str, setting: Setting, value: Any) -> Any:
     except msgspec.ValidationError as error:
         problem = str(error)
     shown = value[0] if isinstance(value, list) and len(value) == 1 else value
-    raise UsageError(f"{source}: {name}: {_expected(setting, problem)}, got {shown!r}{_near_choice(setting, shown)}")
+    near = did_you_mean(str(shown), _literals(setting.type), n=1)
+    raise UsageError(f"{source}: {name}: {_expected(setting, problem)}, got {shown!r}{near and f'; {near}'}")
 
 
 def _items(value: Any) -> list[Any]:
@@ -210,11 +211,6 @@ def _expected(setting: Setting, problem: str) -> str:
         return f"expected {setting.meta.description}"
     what = problem.partition(", got")[0].partition(" - at")[0].replace("`", "").replace(" | null", "")
     return what[0].lower() + what[1:]
-
-
-def _near_choice(setting: Setting, value: Any) -> str:
-    near = did_you_mean(str(value), _literals(setting.type), n=1)
-    return f"; {near}" if near else ""
 
 
 def _literals(hint: Any) -> list[str]:

@@ -83,11 +83,8 @@ def main(argv: list[str] | None = None, command: str | None = None) -> int:
     while isinstance(found, Group) and argv and argv[0] in found.commands:
         prog = f"{prog} {argv[0]}"
         found = found.commands[argv.pop(0)]
-    if isinstance(found, Group):
-        group = found
-        return report(prog, lambda: _answer(group, argv, prog))
-    chosen = found
-    return report(prog, lambda: _run(chosen, argv, prog))
+    act: Any = _answer if isinstance(found, Group) else _run
+    return report(prog, lambda: act(found, argv, prog))
 
 
 def _run(command: Command, argv: list[str], prog: str) -> int:

@@ -16,32 +16,14 @@ def run(config: ValidateConfig) -> dict[str, Any] | None:
     judgement = validate(config)
     if not Processes.from_environment().is_first:
         return None
-    rows: list[dict[str, Any]] = []
-    judged = {"model": judgement.model} | ({"block": judgement.block} if judgement.block else {})
-    for (name, distort), predictions in judgement.predictions.items():
-        row = {**judged, "network": name, "distort": distort, **predictions.to_dict(), "params": judgement.params[name]}
-        if judgement.real_top1:
-            row["real_top1"] = judgement.real_top1[name, distort]
-        rows.append(row)
+    rows, agreements = judgement.rows, judgement.agreements
     print(Table.of(rows).markdown())
-    agreements = [
-        {"weights": name, "distort": distort, **agreement.to_dict()}
-        for (name, distort), agreement in judgement.agreements.items()
-    ]
     if agreements:
         print(Table.of(agreements).markdown())
-    first = next(iter(judgement.predictions.values()))
     if config.judge.per_class or config.judge.confusion:
-        _write_classes(first.confusion(len(judgement.classes)).numpy(), judgement.classes, config.judge)
-    results = {
-        **judged,
-        "checkpoint": config.model.checkpoint,
-        "top1": rows[0]["top1"],
-        "top5": rows[0]["top5"],
-        "count": rows[0]["count"],
-        "rows": rows,
-        "agreement": agreements,
-    }
+        _write_classes(judgement.first.confusion(len(judgement.classes)).numpy(), judgement.classes, config.judge)
+    of_first = {key: rows[0][key] for key in ("model", "block", "top1", "top5", "count") if key in rows[0]}
+    results = {**of_first, "checkpoint": config.model.checkpoint, "rows": rows, "agreement": agreements}
     return write_results(results, rows, config.judge.results_file)
 
 

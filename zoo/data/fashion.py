@@ -50,13 +50,10 @@ class Fashion(ImageSet):
     def __init__(self, split: str) -> None:
         self.split = split
         with Image.open(FOLDER / f"fashion_{split}.png") as sheet:
-            self.images = sheet_to_images(np.asarray(sheet))
-
-    def __len__(self) -> int:
-        return len(self.images)
+            self.items = sheet_to_images(np.asarray(sheet))
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.images[index]).convert("RGB"), index // IMAGES_PER_CLASS[self.split]
+        return Image.fromarray(self.items[index]).convert("RGB"), index // IMAGES_PER_CLASS[self.split]
 
     def filename(self, index: int) -> str:
         return f"fashion_{self.split}.png[{index}]"

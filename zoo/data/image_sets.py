@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -14,11 +15,13 @@ class BadImageError(ValueError):
 class ImageSet(ABC, Dataset[tuple[Image.Image, int]]):
     """Labelled images with an index. Reading an unreadable one raises one of `zoo.runtime.pictures.UNREADABLE`."""
 
+    items: Any
+    """what has one item an image, and a length"""
     classes: tuple[str, ...] | None = None
     """names of the classes in the order of their labels, if the source knows them"""
 
-    @abstractmethod
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.items)
 
     @abstractmethod
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
@@ -33,16 +36,13 @@ class Selection(ImageSet):
     """Some images of a set."""
 
     def __init__(self, dataset: ImageSet, indices: Sequence[int]) -> None:
-        self.dataset, self.indices, self.classes = dataset, indices, dataset.classes
-
-    def __len__(self) -> int:
-        return len(self.indices)
+        self.dataset, self.items, self.classes = dataset, indices, dataset.classes
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return self.dataset[self.indices[index]]
+        return self.dataset[self.items[index]]
 
     def filename(self, index: int) -> str:
-        return self.dataset.filename(self.indices[index])
+        return self.dataset.filename(self.items[index])
 
 
 def spread(dataset: ImageSet, num_images: int) -> ImageSet:

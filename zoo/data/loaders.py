@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,24 @@ logger = logging.getLogger(__name__)
 Mixup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How batches are read, in training as in evaluation.
+
+    batch_size: Images per process. workers: Processes that read; 0: this one. rank, world_size: This process among
+    those that share the images. max_bad_images: Unreadable ones that this process may meet. device, channels_last:
+    Where the images go, and in which order of memory.
+    """
+
+    batch_size: int
+    workers: int = 0
+    rank: int = 0
+    world_size: int = 1
+    max_bad_images: int = 0
+    device: torch.device | str = "cpu"
+    channels_last: bool = False
+
+
 class _Loader:
     """What training and evaluation share: workers that read, normalising, and an account of what cannot be read."""
 
@@ -28,17 +47,14 @@ class _Loader:
         self,
         samples: MapSamples | StreamSamples,
         transform: TrainTransform | EvalTransform,
-        workers: int,
-        max_bad_images: int,
-        device: torch.device | str,
-        channels_last: bool,
+        reading: Reading,
         **batching: Any,
     ) -> None:
-        device = torch.device(device)
-        self.samples, self.max_bad_images = samples, max_bad_images
+        device, workers = torch.device(reading.device), reading.workers
+        self.samples, self.max_bad_images = samples, reading.max_bad_images
         self.bad_images: dict[str, str] = {}
         """unreadable images met so far in this process: name → why"""
-        self.normalize = Normalize(transform.mean, transform.std, device, channels_last)
+        self.normalize = Normalize(transform.mean, transform.std, device, reading.channels_last)
         if isinstance(samples, StreamSamples):
             samples.dataset.set_loader_cfg(num_workers=workers)  # its length depends on it
         self.fetch = DataLoader(
@@ -62,7 +78,7 @@ class _Loader:
 class TrainLoader(_Loader):
     """Yields training batches: images float32 (B, 3, H, W) normalised, targets int64 (B,), on `device`.
 
-    `batch_size` is per process. Step s of an epoch reads the same world_size · batch_size images however many
+    `reading` are `Reading`'s fields. Step s of an epoch reads the same world_size · batch_size images however many
     processes share them, and each image looks the same. The last, incomplete global batch is left out.
 
     Call `set_epoch(epoch, start_batch=0)` before iterating; `len(loader)` is the number of batches of a whole
@@ -82,27 +98,22 @@ class TrainLoader(_Loader):
         dataset: ImageSet | IterableImageDataset,
         transform: TrainTransform,
         *,
-        batch_size: int,
-        workers: int = 0,
         seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
         mixup: Mixup | None = None,
-        max_bad_images: int = 0,
-        device: torch.device | str = "cpu",
-        channels_last: bool = False,
+        **reading: Any,
     ) -> None:
+        how = Reading(**reading)
         if isinstance(dataset, IterableImageDataset):  # each process reads its own shards: nothing is shared out here
-            seed = derive_seed(seed, rank)
-            self.batches = TrainBatches(len(dataset), batch_size, seed)
+            seed = derive_seed(seed, how.rank)
+            self.batches = TrainBatches(len(dataset), how.batch_size, seed)
             samples = StreamSamples(dataset, transform.build(), seed)
-            batching: dict[str, Any] = {"batch_size": batch_size, "drop_last": True}
+            batching: dict[str, Any] = {"batch_size": how.batch_size, "drop_last": True}
         else:
-            self.batches = TrainBatches(len(dataset), batch_size, seed, rank, world_size)
-            samples = MapSamples(dataset, transform.build(), seed, min(max_bad_images + 1, len(dataset)))
+            self.batches = TrainBatches(len(dataset), how.batch_size, seed, how.rank, how.world_size)
+            samples = MapSamples(dataset, transform.build(), seed, min(how.max_bad_images + 1, len(dataset)))
             batching = {"batch_sampler": self.batches}
-        super().__init__(samples, transform, workers, max_bad_images, device, channels_last, **batching)
-        self.augment, self.mixup, self.mix_key = ImageAugment(transform, seed), mixup, (seed, rank)
+        super().__init__(samples, transform, how, **batching)
+        self.augment, self.mixup, self.mix_key = ImageAugment(transform, seed), mixup, (seed, how.rank)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch of the next iteration, and the batch it begins with."""
@@ -140,6 +151,8 @@ class TrainLoader(_Loader):
 class EvalLoader(_Loader):
     """Yields evaluation batches: (images, targets, index), the first two as in training, index int64 on the CPU.
 
+    `reading` are `Reading`'s fields.
+
     Process r of w gets the images r, r + w, …: together each image exactly once, without padding, so
     processes may differ by one batch and nothing inside the loop may wait for the others. `index` is negative for
     streaming datasets.
@@ -150,26 +163,15 @@ class EvalLoader(_Loader):
         BadImageError: while iterating, on more than `max_bad_images` unreadable images in this process.
     """
 
-    def __init__(
-        self,
-        dataset: ImageSet | IterableImageDataset,
-        transform: EvalTransform,
-        *,
-        batch_size: int,
-        workers: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        max_bad_images: int = 0,
-        device: torch.device | str = "cpu",
-        channels_last: bool = False,
-    ) -> None:
+    def __init__(self, dataset: ImageSet | IterableImageDataset, transform: EvalTransform, **reading: Any) -> None:
+        how = Reading(**reading)
         if isinstance(dataset, IterableImageDataset):
             samples = StreamSamples(dataset, transform.build(), seed=0)
-            batching: dict[str, Any] = {"batch_size": batch_size}
+            batching: dict[str, Any] = {"batch_size": how.batch_size}
         else:
             samples = MapSamples(dataset, transform.build(), seed=0, attempts=1)
-            batching = {"batch_sampler": EvalBatches(len(dataset), batch_size, rank, world_size)}
-        super().__init__(samples, transform, workers, max_bad_images, device, channels_last, **batching)
+            batching = {"batch_sampler": EvalBatches(len(dataset), how.batch_size, how.rank, how.world_size)}
+        super().__init__(samples, transform, how, **batching)
         self.distort = DISTORTIONS[transform.distort]
 
     def __len__(self) -> int:

@@ -15,20 +15,17 @@ class FolderImages(ImageSet):
     """Image files, each with its label."""
 
     def __init__(self, files: Sequence[tuple[str, int]], classes: tuple[str, ...]) -> None:
-        self.files, self.classes = files, classes
-
-    def __len__(self) -> int:
-        return len(self.files)
+        self.items, self.classes = files, classes
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        path, label = self.files[index]
+        path, label = self.items[index]
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a FIFO waits for its writer, for ever
             raise OSError("not a regular file")
         with Image.open(path) as image:
             return image.convert("RGB"), label
 
     def filename(self, index: int) -> str:
-        return self.files[index][0]
+        return self.items[index][0]
 
 
 class ReaderImages(ImageSet):
@@ -39,35 +36,29 @@ class ReaderImages(ImageSet):
     """
 
     def __init__(self, reader: Reader) -> None:
-        self.reader: Any = reader
+        self.items = reader
         labels = getattr(reader, "class_name_to_idx", None)  # of tar files
         self.classes = tuple(sorted(labels, key=labels.get)) if labels else None
 
-    def __len__(self) -> int:
-        return len(self.reader)
-
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        stream, target, *_ = self.reader[index]
+        stream, target, *_ = self.items[index]
         with stream, Image.open(stream) as image:
             return image.convert("RGB"), int(target)
 
     def filename(self, index: int) -> str:
-        return self.reader.filename(index, absolute=True) or f"image {index}"
+        return self.items.filename(index, absolute=True) or f"image {index}"
 
 
 class TorchvisionImages(ImageSet):
     """Images of a torchvision dataset (torch/cifar10, …)."""
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset, self.name = dataset, name
+        self.items, self.name = dataset, name
         classes = getattr(dataset, "classes", None)
         self.classes = tuple(map(str, classes)) if classes else None
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        image, target = self.dataset[index]
+        image, target = self.items[index]
         return image.convert("RGB"), int(target)
 
     def filename(self, index: int) -> str:

@@ -116,15 +116,7 @@ class EvalTransform:
 
     def build(self) -> ImageTransform:
         """PIL RGB image → uint8 tensor (3, img_size, img_size)."""
-        transform = timm.data.create_transform(
-            self.img_size,
-            is_training=False,
-            crop_pct=self.crop_pct,
-            crop_mode=self.crop_mode,
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-            use_prefetcher=True,
-        )
+        cut = {key: value for key, value in vars(self).items() if key not in ("img_size", "distort")}
+        transform = timm.data.create_transform(self.img_size, is_training=False, use_prefetcher=True, **cut)
         assert isinstance(transform, Compose)
         return transform

@@ -155,15 +155,9 @@ def make_train_loader(
     return TrainLoader(
         dataset,
         train_transform(data, augment, network),
-        batch_size=data.batch_size,
-        workers=choose_workers(data.workers, processes.local_world_size),
         seed=config.run.seed,
-        rank=processes.rank,
-        world_size=processes.world_size,
         mixup=mixup,
-        max_bad_images=data.max_bad_images,
-        device=processes.device,
-        channels_last=config.hardware.channels_last,
+        **_reading(config, processes),
     )
 
 
@@ -175,17 +169,21 @@ def make_eval_loader(
     distort: str = "none",
 ) -> EvalLoader:
     """The loader of the validation batches: each image once over all processes."""
-    return EvalLoader(
-        dataset,
-        eval_transform(config.data, network, distort),
-        batch_size=config.data.eval_batch_size or config.data.batch_size,
-        workers=choose_workers(config.data.workers, processes.local_world_size),
-        rank=processes.rank,
-        world_size=processes.world_size,
-        max_bad_images=config.data.max_bad_images,
-        device=processes.device,
-        channels_last=config.hardware.channels_last,
-    )
+    how = _reading(config, processes) | {"batch_size": config.data.eval_batch_size or config.data.batch_size}
+    return EvalLoader(dataset, eval_transform(config.data, network, distort), **how)
+
+
+def _reading(config: TrainConfig | ValidateConfig, processes: Processes) -> dict[str, Any]:
+    """Arguments of `zoo.data.loaders.Reading`."""
+    return {
+        "batch_size": config.data.batch_size,
+        "workers": choose_workers(config.data.workers, processes.local_world_size),
+        "rank": processes.rank,
+        "world_size": processes.world_size,
+        "max_bad_images": config.data.max_bad_images,
+        "device": processes.device,
+        "channels_last": config.hardware.channels_last,
+    }
 
 
 def training_mode(network: nn.Module, freeze_bn: bool) -> None:

@@ -44,11 +44,9 @@ class Processes:
     @classmethod
     def from_environment(cls) -> "Processes":
         """Read what torchrun says; one process alone if it says nothing."""
-        value: dict[str, Any] = {name: int(os.environ.get(name.upper(), default)) for name, default in DEFAULTS.items()}
-        return cls(**value)
-
-
-DEFAULTS = {"rank": 0, "local_rank": 0, "world_size": 1, "local_world_size": 1}
+        said = {name: os.environ.get(name.upper()) for name in ("rank", "local_rank", "world_size", "local_world_size")}
+        ranks: dict[str, Any] = {name: int(value) for name, value in said.items() if value is not None}
+        return cls(**ranks)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from zoo.engine.config import OptimConfig, ScheduleConfig
 from zoo.nearest import did_you_mean
 
+TIMMS_SETTINGS = ("warmup_epochs", "warmup_lr", "min_lr", "decay_epochs", "decay_rate", "decay_milestones")
+"""Settings of a schedule that timm's have too."""
 NORMALISATIONS = (_NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
@@ -121,18 +123,14 @@ class Schedule:
         self.total_steps = config.epochs * steps_per_epoch
         self.decay_end = optim.weight_decay_end
         self.base_decay: list[float] = [group["weight_decay"] for group in optimizer.param_groups]
-        kwargs: dict[str, Any] = {
-            "sched": "constant" if config.sched == "none" else config.sched,
-            "num_epochs": config.epochs,
-            "warmup_epochs": config.warmup_epochs,
-            "warmup_lr": config.warmup_lr,
-            "min_lr": config.min_lr,
-            "decay_epochs": config.decay_epochs,
-            "decay_rate": config.decay_rate,
-            "decay_milestones": config.decay_milestones,
-        }
+        kwargs: dict[str, Any] = {name: getattr(config, name) for name in TIMMS_SETTINGS}
         scheduler, _ = timm.scheduler.create_scheduler_v2(
-            optimizer, step_on_epochs=not config.sched_on_updates, updates_per_epoch=steps_per_epoch, **kwargs
+            optimizer,
+            "constant" if config.sched == "none" else config.sched,
+            num_epochs=config.epochs,
+            step_on_epochs=not config.sched_on_updates,
+            updates_per_epoch=steps_per_epoch,
+            **kwargs,
         )
         assert isinstance(scheduler, Scheduler)
         self.scheduler = scheduler

@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 import zoo
-from zoo.compare import Agreement
 from zoo.data import EvalLoader
 from zoo.data.image_sets import ImageSet, Selection
 from zoo.engine import checkpoint
@@ -31,16 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class Judgement:
-    """The findings of `validate`; keys of the dicts are (weights/structure, distortion)."""
+    """The findings of `validate`."""
 
-    model: str
-    block: str | None
-    """its branch set, if not its own"""
-    predictions: dict[tuple[str, str], Predictions]
-    agreements: dict[tuple[str, str], Agreement]
-    """of train and deployed structure; keys are (weights, distortion)"""
-    real_top1: dict[tuple[str, str], float]
-    params: dict[str, int]
+    rows: list[dict[str, Any]]
+    """the scores of each network (weights/structure) under each distortion"""
+    agreements: list[dict[str, Any]]
+    """of train and deployed structure, for each kind of weights under each distortion"""
+    first: Predictions
+    """those of the first row"""
     classes: list[str]
     """names of all that the network tells apart; where the set has none, the number"""
 
@@ -77,25 +74,23 @@ def _validate(config: ValidateConfig, processes: Processes) -> Judgement:
     pairs = [(f"{name}/train", f"{name}/deployed") for name in weights if config.judge.structure == "both"]
     names = [str(name) for name in getattr(dataset, "classes", None) or declared(first).get("class_names", ())]
     width = max(num_classes, getattr(first, "num_classes", 0))  # it may tell more classes apart than the set has
-    judgement = Judgement(
-        model=config.model.model or "",
-        block=config.model.block,
-        predictions={},
-        agreements={},
-        real_top1={},
-        params={name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
-        classes=names + [str(number) for number in range(len(names), width)],
-    )
+    params = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
+    judged = {"model": config.model.model or ""} | ({"block": config.model.block} if config.model.block else {})
+    rows: list[dict[str, Any]] = []
+    agreements: list[dict[str, Any]] = []
+    found: list[Predictions] = []
     for distort in config.judge.distort:
         loader = make_eval_loader(config, dataset, first, processes, distort)
-        predictions, agreements = evaluate(networks, loader, dtype, processes, pairs)
+        predictions, agreeing = evaluate(networks, loader, dtype, processes, pairs)
         for name, predicted in predictions.items():
-            judgement.predictions[name, distort] = predicted
-            if labels is not None:
-                judgement.real_top1[name, distort] = predicted.real_top1(labels)
-        for (name, _), agreement in agreements.items():
-            judgement.agreements[name.removesuffix("/train"), distort] = agreement
-    return judgement
+            real = {} if labels is None else {"real_top1": predicted.real_top1(labels)}
+            scores = {**predicted.to_dict(), "params": params[name], **real}
+            rows.append({**judged, "network": name, "distort": distort, **scores})
+            found.append(predicted)
+        for (name, _), agreement in agreeing.items():
+            agreements.append({"weights": name.removesuffix("/train"), "distort": distort, **agreement.to_dict()})
+    classes = names + [str(number) for number in range(len(names), width)]
+    return Judgement(rows=rows, agreements=agreements, first=found[0], classes=classes)
 
 
 def _fill_in(config: ValidateConfig) -> ValidateConfig:
