@@ -1,7 +1,5 @@
 """A network cut to its feature maps, in the manner of timm's `features_only`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Every network, ours or not, says it in timm's `pretrained_cfg`; what that leaves out has the defaults of ImageNet.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable, Sequence

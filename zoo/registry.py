@@ -4,8 +4,6 @@ Names are the papers' own, dots included: `repghostnet_1.0x`. In timm each netwo
 dots as underscores, so that no name of timm's is ever taken: `timm.create_model("zoo_repghostnet_1_0x")`.
 """
 
-from __future__ import annotations
-
 import fnmatch
 import functools
 import importlib

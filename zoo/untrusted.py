@@ -1,7 +1,5 @@
 """What a file says is checked against a declared type before it is believed, and printed without control characters."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 

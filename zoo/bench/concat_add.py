@@ -10,8 +10,6 @@ Ghost modules concatenate two maps, RepGhost modules add them. Four comparisons,
 The paper shows the first; a network exchanges what the second compares.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

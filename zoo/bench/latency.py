@@ -4,8 +4,6 @@ Everything that is compared runs in one interleaved group; a group is one model 
 resolution and thread count. A combination that cannot run says why in its row, and the others go on.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import itertools

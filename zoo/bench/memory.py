@@ -1,7 +1,5 @@
 """Peak memory: of torch's tensors, exactly; of the whole process, as the kernel saw it."""
 
-from __future__ import annotations
-
 import os
 import weakref
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The outcome of a measurement, put into its records: times, or why there are none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 

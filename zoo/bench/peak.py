@@ -4,8 +4,6 @@ A network's MACs per second mean something beside them: a share of the GEMM rate
 limit, a small one that memory traffic or dispatch is.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence

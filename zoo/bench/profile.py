@@ -1,7 +1,5 @@
 """Measure a network's time per layer and per branch: train structure beside deployed, in eager PyTorch."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence

@@ -6,8 +6,6 @@ averaged over the middle half of the rounds, which interruptions do not reach. I
 blocks of neighbouring rounds, which keeps the memory of the noise (circular block bootstrap: Politis and Romano 1992).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import NormalDist

@@ -7,8 +7,6 @@ folded    every branch, but each convolution with its BatchNorm folded in, as ON
 deployed  one convolution per block, all BatchNorms folded
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """The timing loop: contenders in turn, A B C A B C …, after a warm-up until stable, within a bound of time."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

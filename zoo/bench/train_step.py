@@ -8,8 +8,6 @@
 All contenders of a model run interleaved; a step is forward, backward and SGD with momentum on random images.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import time

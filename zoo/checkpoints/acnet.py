@@ -3,8 +3,6 @@
 A block that an activation follows is `acb` beside it. The stem is no stage; a bottleneck's shortcut is a projection.
 """
 
-from __future__ import annotations
-
 from zoo.checkpoints.layouts import Rules
 
 ACB: Rules = (

@@ -1,7 +1,5 @@
 """The layouts of ACNet's own repository (DingXiaoH/ACNet) for CIFAR's networks, plain and with ACB."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Read the bytes of a checkpoint that nobody vouches for: nothing is executed, and nothing is larger than its file."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import mmap

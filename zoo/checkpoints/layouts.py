@@ -6,8 +6,6 @@ a rule can tell it from a convolution that was plain all along. A rule with None
 layout does not have that part. The translation must be one to one; reading a file is its inverse.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Load a checkpoint of any layout and either structure into a network."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

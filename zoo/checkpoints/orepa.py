@@ -1,7 +1,5 @@
 """What the official OREPA (JUGGHM/OREPA_CVPR2022) calls the tensors of its blocks; `tables.py` makes layouts of it."""
 
-from __future__ import annotations
-
 from zoo.checkpoints.layouts import Rules
 
 _KERNEL = r"\.branches\.orepa\.conv\.kernel\."

@@ -1,7 +1,5 @@
 """Published weights: from the Hugging Face hub where they are, else where to get them."""
 
-from __future__ import annotations
-
 import contextlib
 import urllib.error
 import urllib.request

@@ -1,7 +1,5 @@
 """Take a checkpoint of any maker down to its state dict, and what it says of itself."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Recognise a checkpoint: which layout, which structure, which network. By its names, never by guessing."""
 
-from __future__ import annotations
-
 import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator

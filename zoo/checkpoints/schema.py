@@ -1,7 +1,5 @@
 """The metadata of a file of weights: types and bounds, checked by `zoo.untrusted.typed` when it is read."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, Literal
 

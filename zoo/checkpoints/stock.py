@@ -5,8 +5,6 @@ A deployed network has the stock one's module names, but biases where BatchNorms
 running mean 0, running variance 1, weight √(1 + ε), bias b.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The layouts that we read and write. A rule is (native name, theirs); see `layouts.py`."""
 
-from __future__ import annotations
-
 from fnmatch import fnmatch
 
 from zoo.checkpoints import acnet, cifar, orepa, yolov7

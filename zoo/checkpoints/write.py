@@ -1,7 +1,5 @@
 """Write weights: ours, or in the layout of others."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Mapping

@@ -4,8 +4,6 @@ Every line of such a file is a layer with a number; lines that pool, upsample or
 tables here are our names in the order of those lines, with None for a line without weights.
 """
 
-from __future__ import annotations
-
 import re
 
 from zoo.checkpoints.layouts import Layout, Rules

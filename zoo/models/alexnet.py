@@ -7,8 +7,6 @@ The baseline of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425): 64, 192, 38
 fourth convolution has 256, and it has no BatchNorms).
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 

@@ -6,8 +6,6 @@ and DenseNet are timm's own, and keep timm's module names in the deployed struct
 Each is registered plain, too, to be trained beside its converted twin.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

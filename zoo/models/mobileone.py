@@ -6,8 +6,6 @@
 A 3x3 stem and four stages of units, each starting with stride 2. Deployed: one convolution a block.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@
 Its ResNets are among `zoo.models.converted`.
 """
 
-from __future__ import annotations
-
 import functools
 
 from zoo.models.repvgg import VARIANTS, RepVGG

@@ -7,8 +7,6 @@
 No concatenation: a module has as many channels inside as it puts out. Deployed, it is 1x1, ReLU, dw3x3, ReLU.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial

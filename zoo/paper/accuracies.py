@@ -1,7 +1,5 @@
 """Accuracies the user measured: validate's result files, timm's CSV, any records of model, top1 and top5."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import json

@@ -1,7 +1,5 @@
 """The accuracy-latency figure of a table: the paper's and, once measured, this machine's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Time the networks of a table on this machine: its latency, throughput and training columns."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 

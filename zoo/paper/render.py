@@ -1,7 +1,5 @@
 """A reproduced table as text, Markdown or CSV, and as plain data."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

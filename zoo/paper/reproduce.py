@@ -5,8 +5,6 @@ the machine: they are compared by rank correlation and by their ratio to one row
 from the user's own evaluation on the validation images; without one the cell says so.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,6 @@ The figures are in the YAML files beside this module. Nothing here imports torch
 `zoo list` can read them at no cost.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

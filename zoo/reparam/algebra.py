@@ -14,8 +14,6 @@ section 3.2), of which RepVGG (arXiv 2101.03697) and ACNet (arXiv 1908.03930) us
 All functions are pure, differentiable and keep the dtype they are given; `fold` calls them in float64.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """MultiBranchConv2d: trains as a sum of linear branches, becomes one nn.Conv2d."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from dataclasses import replace

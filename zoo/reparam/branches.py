@@ -8,8 +8,6 @@ A set is written as a sum, one table row each; users write their own the same wa
 A new branch is one function `spec, factory → {name: module}` in `BRANCHES`; a new block is one row in `BRANCH_SETS`.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections import OrderedDict
 from collections.abc import Callable

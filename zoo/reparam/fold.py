@@ -1,7 +1,5 @@
 """From layers to kernels: what convolution a linear layer, or a chain of them, is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import singledispatch
 from typing import Any

@@ -3,8 +3,6 @@
 They join the tables of `zoo.reparam.branches`, as a block of your own would.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The linear layers that branches need beside torch's own. Each says in `fold` what kernel it is."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

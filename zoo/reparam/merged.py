@@ -17,8 +17,6 @@ and running statistics are those of training branch by branch.
 The part is the first images of the batch, which must therefore be shuffled: a run that is resumed repeats it.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any

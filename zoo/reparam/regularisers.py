@@ -4,8 +4,6 @@ Both are differentiable in every parameter of every branch, which is what `equiv
 your own is as short.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The share of each branch in its block's equivalent kernel."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

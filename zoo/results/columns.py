@@ -1,7 +1,5 @@
 """Columns that the tables of several kinds of records share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Describe the setting of a measured figure: the machine, its load, and the versions of everything that computes."""
 
-from __future__ import annotations
-
 import functools
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """Result files: the records of one run with where and how it was made, as JSON, written whole or not at all."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence

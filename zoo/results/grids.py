@@ -1,7 +1,5 @@
 """Pictures side by side, a caption below each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Summarise many records by the geometric means of their ratios."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

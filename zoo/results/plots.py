@@ -1,7 +1,5 @@
 """Pictures of results, as matplotlib figures: SVG for the page, PNG for files."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle

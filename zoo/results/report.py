@@ -1,7 +1,5 @@
 """Results as Markdown, CSV, PNG, or one HTML page that needs nothing but itself."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping, Sequence
 from importlib import resources

@@ -1,7 +1,5 @@
 """Pictures of how well a network classifies: its confusion matrix, its classes, a training's curves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

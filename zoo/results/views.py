@@ -1,7 +1,5 @@
 """Results as tables: what each kind of record shows, and what the records come down to."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 

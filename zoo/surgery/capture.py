@@ -1,7 +1,5 @@
 """The graphs of a network: one for the whole where torch.fx can trace it, and one for each part of what it cannot."""
 
-from __future__ import annotations
-
 import builtins
 import copy
 import inspect

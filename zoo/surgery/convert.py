@@ -4,8 +4,6 @@
 >>> model = zoo.expand(timm.create_model("resnet18", pretrained=True), "acb", calibration=images)
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """The first convolutions and the classifier, as timm's `pretrained_cfg` declares them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """A whole network to its deployed structure, proven equal."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import asdict, dataclass
 from typing import Any

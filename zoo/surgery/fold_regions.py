@@ -1,7 +1,5 @@
 """Fold every linear region of a network that is worth it."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """From the nodes of a graph to kernels: what a node computes of a node before it, where that is linear."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import SimpleNamespace

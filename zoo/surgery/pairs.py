@@ -1,7 +1,5 @@
 """Find the BatchNorm that a convolution feeds, in the graphs of a network."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 

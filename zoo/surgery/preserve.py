@@ -19,8 +19,6 @@ A convolution without BatchNorm (a deployed network) gets the BatchNorm that is 
 images: γ = d_z, β = μ = mean.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 

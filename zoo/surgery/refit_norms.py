@@ -1,7 +1,5 @@
 """Give BatchNorms statistics of data without changing what the network computes in eval mode."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 
 import torch

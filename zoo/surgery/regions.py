@@ -4,8 +4,6 @@ A region is what lies between one map and another that is a linear function of i
 meta device: their shapes say what folding costs, before any weight is touched.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Put one convolution in the place of a linear region, changing as little of the network as will do."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Collection, Mapping, Sequence

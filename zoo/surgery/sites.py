@@ -1,7 +1,5 @@
 """Find the convolutions of a network that a block can stand in for, and say why the others stay."""
 
-from __future__ import annotations
-
 import fnmatch
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping

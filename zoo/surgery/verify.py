@@ -1,7 +1,5 @@
 """The proofs that `deploy` makes: each block in float64, the whole network against its own rounding noise."""
 
-from __future__ import annotations
-
 import copy
 import math
 
