@@ -67,6 +67,11 @@ def commands() -> dict[str, str]:
             f"train --model {model} --structure plain train --merge-pixels 1024 --threads 1 "
             "--batch-size 64 --img-size 224 --rounds 6 --seconds 400"
         )
+    # The costs of OREPA's table 4.
+    jobs["orepa-resnet18"] = (
+        "train --model dbb_resnet18 orepa_resnet18 --structure plain train --threads 1 "
+        "--batch-size 32 --img-size 224 --rounds 10 --seconds 150"
+    )
     jobs["phones-1"] = (
         "latency --model repvgg_a0 repghostnet_1.0x --structure deployed --engine openvino onnxruntime ncnn mnn auto "
         "--batch-size 1 --rounds 60 --seconds 120"

@@ -16,6 +16,7 @@ from survey_sections import conversions, foldings, formats, int8
 
 from zoo.atomic import atomic_write
 from zoo.bench.statistics import paired_ratio
+from zoo.published import tables
 from zoo.results.means import join_means
 from zoo.results.records import Latency, Ratio
 from zoo.results.table import Column, Table, significant
@@ -40,7 +41,7 @@ def main() -> int:
 
 def page() -> str:
     """The whole page, in Markdown."""
-    sections = (speedups, phones, int8, formats, pairs, ghosts, joins, steps, merged, repeats, conversions, foldings)
+    sections = (speedups, phones, int8, formats, pairs, ghosts, joins, steps, merged, orepa, repeats, conversions, foldings)
     parts = [
         INTRODUCTION,
         f"One thread, 224²: {machine('benchmark/speedup-1')}",
@@ -190,6 +191,31 @@ def merged() -> Iterator[str]:
         for structure, title in (("train", "memory"), ("merged", "memory, merged")):
             row[title] = f"{significant(record[structure].saved_activations / plain.saved_activations)}x"
         rows.append(row)
+    yield Table.of(rows).markdown()
+
+
+def orepa() -> Iterator[str]:
+    """What OREPA and DBB cost in training, beside what OREPA's paper printed."""
+    yield "## A training step of OREPA"
+    yield (
+        "ResNet-18, 224², batch 32, one thread, float32: time of a step, and the most memory that its tensors take, over "
+        "those of the plain network, here and as published (OREPA, Table 4: four V100, batch 256)."
+    )
+    printed = {row.model: row.values for row in tables.table("orepa_table4").rows}
+    rows: list[Row] = []
+    records = measured("benchmark/orepa-resnet18")
+    for plain, branches in zip(records[::2], records[1::2], strict=True):
+        here, base = printed[branches.model], printed["resnet18"]
+        rows.append(
+            {
+                "network": branches.model,
+                "n": plain.time.n,
+                "step": over(branches.samples, plain.samples),
+                "published": f"{significant(here['step'] / base['step'])}x",
+                "memory": f"{significant(branches.peak_memory / plain.peak_memory)}x",
+                "memory, published": f"{significant(here['memory'] / base['memory'])}x",
+            }
+        )
     yield Table.of(rows).markdown()
 
 
