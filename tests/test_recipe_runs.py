@@ -1,5 +1,7 @@
 """Every recipe runs: a few steps of one epoch, on bundled images."""
 
+import re
+
 import pytest
 
 from zoo.cli.config import parse
@@ -14,8 +16,16 @@ QUICK = ("quickstart", "repvgg_a0_120ep", "acnet_mobilenet_v1", "dbb_mobilenet_v
 QUICK += ("acnet_cifar_quick",)
 
 
+def small(model):
+    """The smallest network built like another one: what a recipe adds to it is the same."""
+    model = re.sub(r"resnet(34|50|101)$", "resnet18", model)
+    return re.sub(r"repvgg_[abd]\w+$", "repvgg_a0", model)
+
+
 def run_shortly(folder, *flags):
-    config = smoke(parse(TrainConfig, [*flags, "--epochs", "1", "--smoke", "--output", str(folder)], "train.py"))
+    flags = [*flags, "--epochs", "1", "--smoke", "--output", str(folder)]
+    config = smoke(parse(TrainConfig, flags, "train.py"))
+    config.model.model = small(config.model.model)
     results = train(config).results
     assert results["epochs"] == 1 and results["skipped_steps"] == 0
     assert results["max_relative_error"] < 1e-3
@@ -26,11 +36,6 @@ def run_shortly(folder, *flags):
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in RECIPES])
 def test_every_recipe_runs(name, tmp_path):
     run_shortly(tmp_path, "--config", name)
-
-
-@pytest.mark.parametrize("name", ["repvgg_b2g4_200ep", "repvgg_d2se"])
-def test_what_a_large_repvgg_trains_with_runs_on_a_small_one(name, tmp_path):
-    run_shortly(tmp_path, "--config", name, "--model", "repvgg_a0")
 
 
 def test_a_smoke_run_starts_anew_whatever_came_before(tmp_path):

@@ -41,7 +41,8 @@ def main() -> int:
 
 def page() -> str:
     """The whole page, in Markdown."""
-    sections = (speedups, phones, int8, formats, pairs, ghosts, joins, steps, merged, orepa, repeats, conversions, foldings)
+    sections = (speedups, phones, int8, formats, pairs, ghosts, joins, steps, merged, orepa)
+    sections += (repeats, conversions, foldings)
     parts = [
         INTRODUCTION,
         f"One thread, 224²: {machine('benchmark/speedup-1')}",
@@ -198,8 +199,8 @@ def orepa() -> Iterator[str]:
     """What OREPA and DBB cost in training, beside what OREPA's paper printed."""
     yield "## A training step of OREPA"
     yield (
-        "ResNet-18, 224², batch 32, one thread, float32: time of a step, and the most memory that its tensors take, over "
-        "those of the plain network, here and as published (OREPA, Table 4: four V100, batch 256)."
+        "ResNet-18, 224², batch 32, one thread, float32: time of a step, and the most memory that its tensors take, "
+        "over those of the plain network, here and as published (OREPA, Table 4: four V100, batch 256)."
     )
     printed = {row.model: row.values for row in tables.table("orepa_table4").rows}
     rows: list[Row] = []

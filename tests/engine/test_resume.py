@@ -89,7 +89,7 @@ def test_workers_change_nothing(whole, tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_finishes_the_step_saves_and_stops(signum, whole, tmp_path, monkeypatch, default_hangup):
+def test_a_signal_finishes_the_step_saves_and_stops(signum, whole, tmp_path, monkeypatch, default_signals):
     step = train.optimiser_step
 
     def interrupted(run, state, batches):
@@ -108,14 +108,16 @@ def test_a_signal_finishes_the_step_saves_and_stops(signum, whole, tmp_path, mon
 
 
 @pytest.fixture
-def default_hangup():
-    """SIGHUP ends this process, as it does unless the suite runs under `nohup`."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def default_signals():
+    """SIGHUP and SIGINT end this process, as they do unless the suite runs under `nohup` or behind a shell's `&`."""
+    defaults = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-def test_nohup_still_protects_a_run(default_hangup):
+def test_nohup_still_protects_a_run(default_signals):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
