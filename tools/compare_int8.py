@@ -42,16 +42,21 @@ RECIPE = ["--config=quickstart", "--threads=1", "--workers=0", "--overwrite"]
 MAX_DROP = 0.3
 
 
-def whole_weight(model: Any, calibration: Any, _: Goal | None) -> Any:
+def whole_weight(order: Order) -> Any:
     """Quantise an OpenVINO model as always, but with one scale for a whole weight."""
     from nncf.quantization.advanced_parameters import QuantizationParameters
 
     parameters = QuantizationParameters(per_channel=False)
-    return openvino_engine.quantize_model(model, calibration, weights_quantization_params=parameters)
+    source = order.source
+    return openvino_engine.quantize_model(
+        source.openvino_model, source.calibration, weights_quantization_params=parameters
+    )
 
 
 PER_TENSOR: dict[str, Way] = {
-    "onnx": lambda graph, calibration, _: onnx_engine.quantize_graph(graph, calibration, per_channel=False),
+    "onnx": lambda order: onnx_engine.quantize_graph(
+        order.source.onnx_graph, order.source.calibration, per_channel=False
+    ),
     "openvino": whole_weight,
 }
 

@@ -54,7 +54,7 @@ ANSWERS = {"a": (1, 1, 1, 1), "b": (0, 1, 2, 1), "c": (0, 1, 2, 0)}
 KIND = Format(
     suffix=".txt",
     package=None,
-    write=lambda order, path: {"characters": path.write_text(order.quantised(""))},
+    write=lambda order, path: {"characters": path.write_text(order.way(order))},
     read=lambda path, precision: answering(*ANSWERS[path.read_text()]),
     ways={"a": lambda *_: "a", "b": lambda *_: "b", "c": lambda *_: "c"},
 )

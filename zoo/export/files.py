@@ -116,7 +116,7 @@ def export_file(
     deployed = deployed_network(model, example)
     said = json.dumps({**facts(model), "input_size": example.shape[1:], "class_names": class_names(model)})
     source = Source(deployed if structure == "deployed" else model, example, batches)
-    way = next(iter(kind.ways.values()), None)
+    way = next(iter(kind.ways.values())) if precision == "int8" else None
     order = Order(source, precision, said, dynamic_batch, opset, way, goal)
     # A batch size that is said to be free is tried with one more image, too.
     pairs = references(deployed, [example, *([torch.cat([example, example[:1]])] if dynamic_batch else [])])

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from zoo.export.engines import Run, Source
 from zoo.export.int8 import Goal
-
-Way = Callable[[Any, Sequence[Tensor], Goal | None], Any]
-"""Quantises: a graph, batches of images to take ranges from, what it may cost → another graph."""
+from zoo.export.splitting import coarse_and_fine
 
 
 @dataclass(frozen=True)
@@ -36,10 +32,13 @@ class Order:
     way: Way | None = None
     goal: Goal | None = None
 
-    def quantised(self, graph: Any) -> Any:
-        """Quantise a graph in the way that is asked for."""
-        assert self.way is not None
-        return self.way(graph, self.source.calibration, self.goal)
+    def split(self) -> Order:
+        """Ask for the same with its dense convolutions split into coarse and fine."""
+        return replace(self, source=replace(self.source, network=coarse_and_fine(self.source.network)))
+
+
+Way = Callable[[Order], Any]
+"""Quantises: what is asked for → its graph in int8."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from zoo.export.graphs import quiet
 
 Graph = TypeVar("Graph")
 """An ONNX graph or an OpenVINO model."""
+SPLIT = "coarse and fine"
+"""The way that doubles convolutions so that their weights have finer steps."""
 MIXED = "mixed precision"
 """The way that always comes last: it starts from int8 and gives up as many layers as the goal takes."""
 

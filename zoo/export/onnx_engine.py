@@ -17,7 +17,7 @@ from zoo.export.cpu import saturates_int8
 from zoo.export.engines import Run, Source, missing_package
 from zoo.export.formats import Format, Order, Way
 from zoo.export.graphs import INPUT, OUTPUT, capture, quiet, to_onnx
-from zoo.export.int8 import MIXED, Goal, by_nncf, by_sensitivity
+from zoo.export.int8 import MIXED, SPLIT, by_nncf, by_sensitivity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,17 +101,27 @@ def quantize_graph(
         return onnx.load(file)
 
 
-def _correct_biases(graph: onnx.ModelProto, calibration: Sequence[Tensor], goal: Goal | None) -> onnx.ModelProto:
-    return by_nncf(graph, [*map(_as_item, calibration)])
+def _static(order: Order, ranges: str = "MinMax") -> onnx.ModelProto:
+    return quantize_graph(_of_any_batch(order), order.source.calibration, ranges)
 
 
-def _mix(graph: onnx.ModelProto, calibration: Sequence[Tensor], goal: Goal | None) -> onnx.ModelProto:
-    assert goal is not None
+def _correct_biases(order: Order) -> onnx.ModelProto:
+    return by_nncf(_of_any_batch(order), [*map(_as_item, order.source.calibration)])
+
+
+def _mix(order: Order) -> onnx.ModelProto:
+    assert order.goal is not None
 
     def runner(quantised: onnx.ModelProto) -> Run:
         return session(quantised.SerializeToString(), torch.get_num_threads())
 
-    return by_sensitivity(graph, [*map(_as_item, calibration)], [], goal, _as_item, runner)
+    items = [*map(_as_item, order.source.calibration)]
+    return by_sensitivity(_of_any_batch(order), items, [], order.goal, _as_item, runner)
+
+
+def _of_any_batch(order: Order) -> onnx.ModelProto:
+    """The graph with its batch size free: calibration batches may have any."""
+    return graph_of(dataclasses.replace(order, free_batch=True))
 
 
 def _as_item(images: Tensor) -> dict[str, np.ndarray]:
@@ -119,9 +129,10 @@ def _as_item(images: Tensor) -> dict[str, np.ndarray]:
 
 
 WAYS: dict[str, Way] = {
-    "minimum and maximum": lambda graph, calibration, _: quantize_graph(graph, calibration),
-    "percentiles": lambda graph, calibration, _: quantize_graph(graph, calibration, "Percentile"),
+    "minimum and maximum": _static,
+    "percentiles": lambda order: _static(order, "Percentile"),
     "corrected biases": _correct_biases,
+    SPLIT: lambda order: _static(order.split()),
     MIXED: _mix,
 }
 
@@ -133,8 +144,8 @@ def graph_of(order: Order) -> onnx.ModelProto:
 
 
 def _write(order: Order, path: Path) -> Counter[str]:
-    if order.precision == "int8":  # calibration batches may have any size
-        graph = order.quantised(graph_of(dataclasses.replace(order, free_batch=True)))
+    if order.way:
+        graph = order.way(order)
         if not order.free_batch:
             for value in (*graph.graph.input, *graph.graph.output):
                 value.type.tensor_type.shape.dim[0].dim_value = len(order.source.example)

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.export.cpu import has_bf16
 from zoo.export.engines import Run, Source
 from zoo.export.formats import Format, Order, Way
-from zoo.export.int8 import MIXED, Goal, by_nncf, by_sensitivity
+from zoo.export.int8 import MIXED, SPLIT, by_nncf, by_sensitivity
 from zoo.runtime.engines import in_a_thread, openvino_core
 
 if TYPE_CHECKING:
@@ -80,28 +80,33 @@ def quantize_model(model: ov.Model, calibration: Sequence[Tensor], **options: An
     return in_a_thread(by_nncf, model, [*map(_as_item, calibration)], _kept_in_float(model), **options)
 
 
-def _cut_tails(model: ov.Model, calibration: Sequence[Tensor], goal: Goal | None) -> ov.Model:
+def _by_ranges(order: Order, **options: Any) -> ov.Model:
+    return quantize_model(order.source.openvino_model, order.source.calibration, **options)
+
+
+def _cut_tails(order: Order) -> ov.Model:
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
-    ranges = RangeEstimatorParametersSet.MEAN_QUANTILE
-    return quantize_model(model, calibration, activations_range_estimator_params=ranges)
+    return _by_ranges(order, activations_range_estimator_params=RangeEstimatorParametersSet.MEAN_QUANTILE)
 
 
-def _mix(model: ov.Model, calibration: Sequence[Tensor], goal: Goal | None) -> ov.Model:
+def _mix(order: Order) -> ov.Model:
+    assert order.goal is not None
+
     def runner(judged: ov.CompiledModel) -> Run:
         return lambda images: torch.from_numpy(judged(_as_item(images))[0])
 
-    model = _of_any_batch(model, calibration)
+    calibration = order.source.calibration
+    model = _of_any_batch(order.source.openvino_model, calibration)
     items = [*map(_as_item, calibration)]
-    return in_a_thread(by_sensitivity, model, items, _kept_in_float(model), goal, _as_item, runner)
+    return in_a_thread(by_sensitivity, model, items, _kept_in_float(model), order.goal, _as_item, runner)
 
 
 WAYS: dict[str, Way] = {
-    "mean range": lambda model, calibration, _: quantize_model(model, calibration),
+    "mean range": _by_ranges,
     "quantiles": _cut_tails,
-    "aligned channels": lambda model, calibration, _: quantize_model(
-        model, calibration, disable_channel_alignment=False
-    ),
+    "aligned channels": lambda order: _by_ranges(order, disable_channel_alignment=False),
+    SPLIT: lambda order: _by_ranges(order.split()),
     MIXED: _mix,
 }
 
@@ -142,9 +147,7 @@ def _write(order: Order, path: Path) -> Counter[str]:
     import openvino as ov
 
     source = order.source
-    model = source.openvino_model
-    if order.precision == "int8":
-        model = order.quantised(model)
+    model = order.way(order) if order.way else source.openvino_model
     model.reshape(ov_shape(-1 if order.free_batch else len(source.example), *source.example.shape[1:]))
     model.set_rt_info(order.said, "zoo")
     ov.save_model(model, path, compress_to_fp16=order.precision == "fp16")

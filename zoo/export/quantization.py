@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from zoo.compare import compare, decibels
 from zoo.export.compile import deployed_network
+from zoo.export.splitting import round_weight
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.results.table import Column, Table, significant
 
@@ -179,13 +180,6 @@ def _all_in_int8(network: nn.Module, ranges: Ranges) -> nn.Module:
         layer.weight.copy_(round_weight(layer.weight, per_channel=True))
         layer.register_forward_pre_hook(round_inputs(low, high))
     return copied
-
-
-def round_weight(weight: Tensor, *, per_channel: bool) -> Tensor:
-    """A weight (out_channels, …) on the 255 levels -127 … 127, scaled to the largest of its channel or of all."""
-    largest = weight.flatten(1).abs().amax(1) if per_channel else weight.abs().max().expand(len(weight))
-    scale = (largest / 127).clamp_min(1e-30).view(-1, *[1] * (weight.dim() - 1))
-    return (weight / scale).round() * scale
 
 
 def round_input(x: Tensor, low: float, high: float) -> Tensor:
