@@ -51,10 +51,16 @@ def test_a_file_of_a_fixed_batch_is_judged_on_every_image_once() -> None:
 
 
 ANSWERS = {"a": (1, 1, 1, 1), "b": (0, 1, 2, 1), "c": (0, 1, 2, 0)}
+
+
+def write_answer(order, path):
+    return {"characters": path.write_text(order.way(order))}
+
+
 KIND = Format(
     suffix=".txt",
     package=None,
-    write=lambda order, path: {"characters": path.write_text(order.way(order))},
+    write=write_answer,
     read=lambda path, precision: answering(*ANSWERS[path.read_text()]),
     ways={"a": lambda *_: "a", "b": lambda *_: "b", "c": lambda *_: "c"},
 )

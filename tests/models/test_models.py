@@ -39,7 +39,7 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def scale_and_shift(x, running_mean, running_var, weight=None, bias=None, *args, **kwargs):
-    return x.clone() if weight is None else x * weight[:, None, None] + bias[:, None, None]
+    return x.clone() if weight is None or bias is None else x * weight[:, None, None] + bias[:, None, None]
 
 
 class AffineNorms(TorchFunctionMode):
