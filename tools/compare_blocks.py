@@ -2,13 +2,13 @@
 
     python tools/compare_blocks.py --output results/compare_blocks.json
 
-ResNet-18-shaped networks (timm's resnet18 with widths 16 32 64 128, at 32 pixels), plain and with every 3x3
+ResNet-18-shaped networks (our resnet18 with widths 16 32 64 128, at 32 pixels), plain and with every 3x3
 convolution an ACB or a DBB. Each is tuned first: one seed at every learning rate. Then five other seeds, the same for
 all three, once with one rate for all and once with the rate that was best for each. Every run is train.py's own: what
 counts is the top-1 of the deployed network on the 2,000 validation images, by which the rates are chosen too. Finished
-runs are kept, so it can be interrupted.
-No BatchNorm starts at zero, in the plain network neither (timm's default for the last of a residual block): the
-branches of a block start at one, as in the papers, and a different start would be compared, not the branches.
+runs of this recipe are kept, so it can be interrupted.
+All start as PyTorch's layers and with every BatchNorm at one, as in the papers' code, where timm's own resnet18 starts
+wider and with zeros: a different start would be compared, not the branches.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 5
 RATES = (0.00625, 0.0125, 0.025, 0.05, 0.2)
 ONE_RATE: dict[str, float] = dict.fromkeys(BLOCKS, 0.05)
 RECIPE = {
-    "model": "timm/resnet18",
-    "model-kwargs": "{channels: [16, 32, 64, 128], stem_width: 16, zero_init_last: false}",
+    "model": "resnet18",
+    "model-kwargs": "{channels: [16, 32, 64, 128], stem_width: 16}",
     "dataset": "fashion",
     "img-size": "32",
     "crop-pct": "1.0",
@@ -57,7 +57,8 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
     parser.add_argument("--scratch", type=Path, default=Path("output/compare_blocks"))
     options = parser.parse_args()
-    runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
+    before = read_result(options.output) if options.output.exists() else None
+    runs: list[TrainingRun] = before.records if before and before.settings == RECIPE else []
     finish(runs, [(block, rate, TUNING_SEED) for rate in RATES for block in BLOCKS], options)
     for rates in (ONE_RATE, best_rates(runs)):
         finish(runs, [(block, rates[block], seed) for seed in SEEDS for block in BLOCKS], options)
