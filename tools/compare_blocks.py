@@ -27,7 +27,7 @@ import matplotlib
 
 from zoo.atomic import atomic_write
 from zoo.results.files import read_result, result_of, write_result
-from zoo.results.records import TrainingRun
+from zoo.results.surveys import TrainingRun
 
 BLOCKS: tuple[str, ...] = ("plain", "acb", "dbb")
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 5

@@ -28,7 +28,7 @@ from zoo.export.files import FORMATS
 from zoo.export.formats import Order, Way
 from zoo.network import example_input, preprocessing
 from zoo.results.files import read_result, result_of, to_json, write_result
-from zoo.results.records import TrainingRun
+from zoo.results.surveys import TrainingRun
 
 NETWORKS = {
     "RepVGG": [],

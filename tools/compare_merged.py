@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from zoo.results.files import read_result, result_of, write_result
-from zoo.results.records import TrainingRun
+from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
 
 BLOCKS = {"repvgg": [], "dbb": ["--block=dbb"], "acb": ["--block=acb"]}

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from zoo.results.files import read_result, result_of, write_result
-from zoo.results.records import TrainingRun
+from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
 
 PRECISIONS = ("float32", "bfloat16")

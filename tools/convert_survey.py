@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 import zoo
 from zoo.results.files import read_result, result_of, to_json, write_result
-from zoo.results.records import Conversion
+from zoo.results.surveys import Conversion
 from zoo.surgery.convert import convert_with_report
 
 BLOCKS = ("acb", "dbb", "repvgg")

@@ -31,7 +31,7 @@ import zoo
 from zoo.atomic import atomic_write
 from zoo.data.fashion import IMAGES_PER_CLASS, Fashion
 from zoo.results.files import result_of, write_result
-from zoo.results.records import TrainingRun
+from zoo.results.surveys import TrainingRun
 
 PRETRAIN_EPOCHS, FINETUNE_EPOCHS, BATCH_SIZE = 5, 4, 64
 LEARNING_RATES = (0.005, 0.02, 0.08)

@@ -29,7 +29,7 @@ from zoo.export.engines import Run, missing_package
 from zoo.export.files import FORMATS
 from zoo.network import example_input
 from zoo.results.files import read_result, result_of, to_json, write_result
-from zoo.results.records import Exported
+from zoo.results.surveys import Exported
 
 PLAN = Plan(rounds=15, seconds=30.0, warmup_seconds=2.0)
 

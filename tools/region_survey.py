@@ -30,7 +30,7 @@ from zoo.bench.statistics import paired_ratio, summarize
 from zoo.bench.timing import Plan, interleave
 from zoo.network import proof_input
 from zoo.results.files import read_result, result_of, to_json, write_result
-from zoo.results.records import Folding
+from zoo.results.surveys import Folding
 
 NETWORKS = """
     repvit_m0_9 fastvit_t8 mobileone_s1 repvgg_a0 levit_128s nextvit_small efficientvit_m0 ghostnetv3_100

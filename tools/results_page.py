@@ -202,7 +202,10 @@ def orepa() -> Iterator[str]:
         "ResNet-18, 224², batch 32, one thread, float32: time of a step, and the most memory that its tensors take, "
         "over those of the plain network, here and as published (OREPA, Table 4: four V100, batch 256)."
     )
-    printed = {row.model: row.values for row in tables.table("orepa_table4").rows}
+    printed = {
+        row.model: {key: float(row.values[key]) for key in ("step", "memory")}
+        for row in tables.table("orepa_table4").rows
+    }
     rows: list[Row] = []
     records = measured("benchmark/orepa-resnet18")
     for plain, branches in zip(records[::2], records[1::2], strict=True):

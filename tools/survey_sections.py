@@ -9,7 +9,7 @@ from typing import Any
 
 from committed import Row, machine, result
 
-from zoo.results.records import Conversion, Folding, TrainingRun
+from zoo.results.surveys import Conversion, Folding, TrainingRun
 from zoo.results.table import Column, Table, significant
 from zoo.results.views import tables
 

@@ -14,8 +14,9 @@ from zoo.results import report
 from zoo.results.files import KINDS, result_of, write_result
 from zoo.results.means import join_means, repeatability, speedup_means
 from zoo.results.plots import pareto_front, plots, svg
-from zoo.results.records import Conversion, Folding, Latency, Ratio, TrainingRun
+from zoo.results.records import Latency, Ratio
 from zoo.results.report import headline, html_report, markdown_report, read_all, write_report
+from zoo.results.surveys import Conversion, Folding, TrainingRun
 from zoo.results.views import COLUMNS, conditions, limit, tables
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

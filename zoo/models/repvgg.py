@@ -116,7 +116,10 @@ VARIANTS: dict[str, Variant] = {
 
 def register(name: str, network: Any, variant: Variant, **cfg: Any) -> None:
     """Register a variant; `cfg` holds what its `pretrained_cfg` has beside RepVGG's."""
-    builder = lambda block="repvgg", **kwargs: network(variant, block=block, **kwargs)  # noqa: E731
+
+    def builder(block: str = "repvgg", **kwargs: Any) -> Any:
+        return network(variant, block=block, **kwargs)
+
     register_model(builder, name=name, family="RepVGG", first_conv="stem.conv", classifier="head.fc", **cfg)
 
 

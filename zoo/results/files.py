@@ -11,11 +11,24 @@ from msgspec import Struct
 
 from zoo.atomic import atomic_write
 from zoo.results.environment import Environment, environment
-from zoo.results.records import KINDS, Record, Repeatability
+from zoo.results.records import Join, Latency, LayerTime, Record, Repeatability, TrainStep
+from zoo.results.surveys import Conversion, Exported, Folding, TrainingRun
 
 SCHEMA = 2
 
 R = TypeVar("R", bound=Record)
+
+KINDS: dict[str, type[Record]] = {
+    "latency": Latency,
+    "concat-add": Join,
+    "train": TrainStep,
+    "profile": LayerTime,
+    "conversion": Conversion,
+    "folding": Folding,
+    "formats": Exported,
+    "training": TrainingRun,
+}
+"""Kind of a result → its records."""
 
 
 class Result(Struct, Generic[R], kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
