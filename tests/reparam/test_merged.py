@@ -4,8 +4,10 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from tests.support.blocks import fill_convs, norms_in, randomise
@@ -146,20 +148,21 @@ def test_cumulative_averages_and_norms_without_parameters_or_statistics_are_kept
         assert_same_step(branches, merged, images())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("mean", [0.5, 20.0])
 @pytest.mark.parametrize("block", ["repvgg", "acb", "dbb", "kxk*4+1x1+identity"])
-def test_autocast_is_about_as_near_to_float64_as_branch_by_branch(block, mean, monkeypatch):
+def test_autocast_is_about_as_near_to_float64_as_branch_by_branch(block, mean, dtype, monkeypatch):
     monkeypatch.setattr(BatchNormPad2d, "forward", bordered_by_batch)
     spec = ConvSpec(32, 32, 3, padding=1)
     branches, merged = twins(spec, block)
-    x = (images(spec, 8, 10) - 0.7 + mean).bfloat16()
+    x = (images(spec, 8, 10) - 0.7 + mean).to(dtype)
     wanted = copy.deepcopy(branches).double()(x.double())
     errors = []
     for network in (branches, merged):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", dtype):
             y, found = training_step(network, x)
         errors.append(((y - wanted).norm() / wanted.norm()).item())
-    assert y.dtype == torch.bfloat16 and found["branches.kxk.bn.running_var"].dtype == torch.float32
+    assert y.dtype == dtype and found["branches.kxk.bn.running_var"].dtype == torch.float32
     assert errors[1] < 3 * errors[0] < 0.1
 
 
@@ -182,6 +185,22 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert torch.equal(y, z)
     for name, _ in merged.named_parameters():
         torch.testing.assert_close(other[f"inside.{name}"], found[name], rtol=1e-12, atol=1e-12)
+
+
+def test_distributed_training_gets_every_gradient(tmp_path):
+    _, merged = twins(SPEC, "dbb", 2 * 49, dtype=torch.float64)
+    alone = copy.deepcopy(merged)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(merged)
+        for _ in range(2):  # the second step raises if a gradient of the first was not seen
+            (y, found), (z, other) = training_step(alone, images(number=8)), training_step(wrapped, images(number=8))
+            torch.testing.assert_close(z, y, rtol=0, atol=0)
+            assert {name.removeprefix("module.") for name in other} == found.keys()
+            for name, value in other.items():
+                torch.testing.assert_close(value, found[name.removeprefix("module.")], rtol=1e-12, atol=1e-12)
+    finally:
+        dist.destroy_process_group()
 
 
 class _Checkpointed(nn.Module):
