@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import statistics
 import subprocess
 import sys
@@ -20,14 +19,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from scipy import stats
+
 from zoo.results.files import read_result, result_of, write_result
 from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
 
 BLOCKS = {"repvgg": [], "dbb": ["--block=dbb"], "acb": ["--block=acb"]}
 RECIPE = ["--config=quickstart", "--threads=1", "--workers=0", "--overwrite"]
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Half-widths of Student's t, 95 %, in standard errors of the mean of so many pairs."""
 
 
 def main() -> int:
@@ -101,7 +100,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 def interval(differences: Sequence[float], digits: int) -> str:
     """Mean and 95 % interval of paired differences."""
-    half = T_95[len(differences)] * statistics.stdev(differences) / math.sqrt(len(differences))
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
     mean = statistics.mean(differences)
     return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
