@@ -130,12 +130,12 @@ class _Folding:
         searches = [Search(graph, self.restrictions, self._accept, self.fold_all) for graph in graphs]
         regions = [region for search in searches for region in search.regions()]
         inside = [region for region in regions if not self._place_in_chain(region)]
-        changed = len(inside) < len(regions) or self._rewrite(inside)
+        again = self._rewrite(inside) or len(self.skip) > skipped
         self.left = untraced | self.restrictions.reasons | self.failed
-        if changed or len(self.skip) > skipped:
-            return True
-        self.left |= {s.graph.path(path): reason for s in searches for path, reason in s.norms_left()}
-        return False
+        folded = {layer for proof in self.proofs for layer in proof.layers}
+        norms = {s.graph.path(path): reason for s in searches for path, reason in s.norms_left()}
+        self.left |= {name: reason for name, reason in norms.items() if name not in folded}
+        return again
 
     def _accept(self, region: Region) -> bool:
         return (region.graph.name, signature(region)) not in self.skip
