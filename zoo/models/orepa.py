@@ -5,11 +5,9 @@
 Its ResNets are among `zoo.models.converted`.
 """
 
-import functools
+from functools import partial
 
-from zoo.models.repvgg import VARIANTS, RepVGG
-from zoo.registry import register_model
+from zoo.models.repvgg import VARIANTS, RepVGG, register
 
 for _name in ("repvgg_a0", "repvgg_a1", "repvgg_a2"):
-    _builder = functools.partial(RepVGG, VARIANTS[_name], block="orepa_repvgg")
-    register_model(_builder, name=f"orepa_{_name}", family="OREPA", first_conv="stem.conv", classifier="head.fc")
+    register(f"orepa_{_name}", partial(RepVGG, VARIANTS[_name], block="orepa_repvgg"), "OREPA")

@@ -8,16 +8,9 @@ are the same stack of 3x3 and ReLU; this one is meant to keep the ranges of its 
 
 from functools import partial
 
-from zoo.models.repvgg import CFGS, VARIANTS, RepVGG
-from zoo.registry import register_model
+from zoo.models.repvgg import CFGS, VARIANTS, RepVGG, register
 
 # The sizes of the authors' code, B3 by the same rule, and ours for small images.
 for _size in ("a0", "a1", "a2", "b0", "b1", "b1g2", "b1g4", "b2", "b2g4", "b3", "tiny"):
-    register_model(
-        partial(RepVGG, VARIANTS[f"repvgg_{_size}"], block="qarepvgg"),
-        name=f"qarepvgg_{_size}",
-        family="QARepVGG",
-        first_conv="stem.conv",
-        classifier="head.fc",
-        **CFGS.get(f"repvgg_{_size}", {}),
-    )
+    _builder = partial(RepVGG, VARIANTS[f"repvgg_{_size}"], block="qarepvgg")
+    register(f"qarepvgg_{_size}", _builder, "QARepVGG", **CFGS.get(f"repvgg_{_size}", {}))

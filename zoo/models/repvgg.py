@@ -1,18 +1,19 @@
 """RepVGG: Making VGG-style ConvNets Great Again (arXiv 2101.03697).
 
     block = relu(bn(3x3) + bn(1x1) + bn(id))     section 3.3; bn(id) not in a stage's first block
-    block = relu(se(…))   in D2se,   se(relu(…))   in RepVGGplus (`zoo.models.repvggplus`)
 
 Five stages of such blocks, each starting with stride 2; no pooling until the head. Deployed: a stack of 3x3 and ReLU.
+D2se and RepVGGplus, whose blocks have squeeze-and-excitation, are in `zoo.models.repvggplus`.
 """
 
 # Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
 # generates, and torch.jit reads that only where they are types, not strings.
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-from timm.layers import SqueezeExcite
 from torch import Tensor, nn
 
 from zoo.models.staged import Common, StagedNetwork, dilated
@@ -28,15 +29,12 @@ class Variant:
     depths: blocks of the four stages after the stem.
     a, b: width multipliers; b is the last stage's, a that of all before it.
     groups: of every second layer, the 3rd to the 27th.
-    se_ratio: the hidden width of squeeze-and-excitation is out_channels / ratio. se_after_relu: else it is before.
     """
 
     depths: tuple[int, int, int, int]
     a: float
     b: float
     groups: int = 1
-    se_ratio: int | None = None
-    se_after_relu: bool = False
     stem_stride: int = 2
 
     @property
@@ -47,22 +45,15 @@ class Variant:
 
 
 class RepVGGBlock(nn.Module):
-    """relu(Σ branches(x)), with squeeze-and-excitation before or after the ReLU where the variant has it."""
+    """relu(Σ branches(x))"""
 
-    def __init__(self, spec: ConvSpec, block: str, variant: Variant, dd: dict[str, Any]) -> None:
+    def __init__(self, spec: ConvSpec, block: str, dd: dict[str, Any]) -> None:
         super().__init__()
         self.conv = build_block(spec, block, **dd)
-        self.se: nn.Module = nn.Identity()
-        if variant.se_ratio:
-            self.se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // variant.se_ratio, **dd)
-        self.se_after_relu = variant.se_after_relu
         self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.se_after_relu:
-            return self.se(self.act(x))
-        return self.act(self.se(x))
+        return self.act(self.conv(x))
 
 
 class RepVGG(StagedNetwork):
@@ -75,6 +66,8 @@ class RepVGG(StagedNetwork):
             stage never has an identity branch, even if its stride is traded for dilation.
     """
 
+    Block: type[RepVGGBlock] = RepVGGBlock
+
     def __init__(self, variant: Variant, *, output_stride: int = 32, block: str = "repvgg", **timm: Any) -> None:
         common = Common(**timm)
         widths, stages, reductions = variant.widths, [], [1]
@@ -86,46 +79,34 @@ class RepVGG(StagedNetwork):
                 stride, dilation = (1, others) if position else (stage_stride, first)
                 groups = variant.groups if index in range(2, 27, 2) else 1
                 spec = ConvSpec(previous, width, 3, stride, dilation, dilation, groups)
-                blocks.append(RepVGGBlock(spec, block if position else without_identity(block), variant, common.dd))
+                blocks.append(self.Block(spec, block if position else without_identity(block), common.dd))
                 previous, index = width, index + 1
             stages.append(nn.Sequential(*blocks))
             reductions.append(reductions[-1] * stage_stride)
         super().__init__(stages[0][0], stages[1:], common, channels=widths, reductions=reductions[1:])
 
 
-_A, _B, _D = (2, 4, 14, 1), (4, 6, 16, 1), (8, 14, 24, 1)
+_A, _B = (2, 4, 14, 1), (4, 6, 16, 1)
 VARIANTS: dict[str, Variant] = {
     "repvgg_a0": Variant(_A, 0.75, 2.5),
     "repvgg_a1": Variant(_A, 1, 2.5),
     "repvgg_a2": Variant(_A, 1.5, 2.75),
     "repvgg_b0": Variant(_B, 1, 2.5),
     "repvgg_b1": Variant(_B, 2, 4),
-    "repvgg_b1g2": Variant(_B, 2, 4, groups=2),
-    "repvgg_b1g4": Variant(_B, 2, 4, groups=4),
     "repvgg_b2": Variant(_B, 2.5, 5),
-    "repvgg_b2g2": Variant(_B, 2.5, 5, groups=2),
-    "repvgg_b2g4": Variant(_B, 2.5, 5, groups=4),
     "repvgg_b3": Variant(_B, 3, 5),
-    "repvgg_b3g2": Variant(_B, 3, 5, groups=2),
-    "repvgg_b3g4": Variant(_B, 3, 5, groups=4),
-    "repvgg_d2se": Variant(_D, 2.5, 5, se_ratio=16),
     # Ours, for small images: the quickstart and the tests.
     "repvgg_tiny": Variant((1, 2, 3, 1), 0.375, 0.375, stem_stride=1),
 }
+for _size, _groups in itertools.product(("repvgg_b1", "repvgg_b2", "repvgg_b3"), (2, 4)):
+    VARIANTS[f"{_size}g{_groups}"] = replace(VARIANTS[_size], groups=_groups)
 
 
-def register(name: str, network: Any, variant: Variant, **cfg: Any) -> None:
-    """Register a variant; `cfg` holds what its `pretrained_cfg` has beside RepVGG's."""
-
-    def builder(block: str = "repvgg", **kwargs: Any) -> Any:
-        return network(variant, block=block, **kwargs)
-
-    register_model(builder, name=name, family="RepVGG", first_conv="stem.conv", classifier="head.fc", **cfg)
+def register(name: str, builder: Any, family: str = "RepVGG", **cfg: Any) -> None:
+    """Register a network whose layers have RepVGG's names; `cfg` holds what else its `pretrained_cfg` says."""
+    register_model(builder, name=name, family=family, first_conv="stem.conv", classifier="head.fc", **cfg)
 
 
-CFGS: dict[str, dict[str, Any]] = {
-    "repvgg_d2se": {"test_input_size": (3, 320, 320), "test_crop_pct": 1.0},
-    "repvgg_tiny": {"input_size": (3, 32, 32), "pool_size": (2, 2)},
-}
+CFGS: dict[str, dict[str, Any]] = {"repvgg_tiny": {"input_size": (3, 32, 32), "pool_size": (2, 2)}}
 for _name, _variant in VARIANTS.items():
-    register(_name, RepVGG, _variant, **CFGS.get(_name, {}))
+    register(_name, partial(RepVGG, _variant), **CFGS.get(_name, {}))

@@ -1,20 +1,51 @@
-"""RepVGGplus of RepVGG's authors (github.com/DingXiaoH/RepVGG): deeper, with auxiliary classifiers in training.
+"""The deeper networks of RepVGG's authors, with squeeze-and-excitation (github.com/DingXiaoH/RepVGG).
 
-block = se(relu(bn(3x3) + bn(1x1) + bn(id)))
+block = relu(se(bn(3x3) + bn(1x1) + bn(id)))     RepVGG-D2se
+block = se(relu(bn(3x3) + bn(1x1) + bn(id)))     RepVGGplus, which in training has auxiliary classifiers too
 """
 
 # Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
 # generates, and torch.jit reads that only where they are types, not strings.
 
+from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import ClassifierHead, get_device_dtype
+from timm.layers import ClassifierHead, SqueezeExcite, get_device_dtype
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from zoo.models.repvgg import RepVGG, Variant, register
+from zoo.models.repvgg import RepVGG, RepVGGBlock, Variant, register
+from zoo.reparam.spec import ConvSpec
 from zoo.surgery.deploy import TrainingOnly
+
+
+class SqueezedBlock(RepVGGBlock):
+    """relu(se(Σ branches(x))), a sixteenth of the channels in the middle of se"""
+
+    reduction = 16
+
+    def __init__(self, spec: ConvSpec, block: str, dd: dict[str, Any]) -> None:
+        super().__init__(spec, block, dd)
+        self.se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // self.reduction, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.se(self.conv(x)))
+
+
+class RepVGGPlusBlock(SqueezedBlock):
+    """se(relu(Σ branches(x))), a quarter of the channels in the middle of se"""
+
+    reduction = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.se(self.act(self.conv(x)))
+
+
+class RepVGGSE(RepVGG):
+    """RepVGG with squeeze-and-excitation before every ReLU."""
+
+    Block = SqueezedBlock
 
 
 class RepVGGPlus(RepVGG):
@@ -23,6 +54,8 @@ class RepVGGPlus(RepVGG):
     In training mode the forward pass returns (logits, auxiliary logits, ×3), for a loss of
     CE(logits) + 0.1 Σ CE(auxiliary logits); in eval mode the logits. Deploying removes the auxiliary heads.
     """
+
+    Block = RepVGGPlusBlock
 
     def __init__(self, variant: Variant, **kwargs: Any) -> None:
         super().__init__(variant, **kwargs)
@@ -71,10 +104,6 @@ def _auxiliary_head(channels: int, num_classes: int, dd: dict[str, Any]) -> nn.M
     )
 
 
-register(
-    "repvggplus_l2pse",
-    RepVGGPlus,
-    Variant((8, 14, 24, 1), 2.5, 5, se_ratio=4, se_after_relu=True),
-    test_input_size=(3, 320, 320),
-    test_crop_pct=1.0,
-)
+for _name, _network in {"repvgg_d2se": RepVGGSE, "repvggplus_l2pse": RepVGGPlus}.items():
+    _builder = partial(_network, Variant((8, 14, 24, 1), 2.5, 5))
+    register(_name, _builder, test_input_size=(3, 320, 320), test_crop_pct=1.0)
