@@ -218,8 +218,7 @@ def _taps(kernel: AffineKernel, axis: int, size: int, dilation: int, padding: Pa
 
 
 def _sides(kernel: AffineKernel, axis: int) -> Pair:
-    left, right, top, bottom = kernel.padding
-    return (left, right) if axis else (top, bottom)
+    return kernel.padding[:2] if axis else kernel.padding[2:]
 
 
 def align(kernels: Sequence[AffineKernel]) -> list[AffineKernel]:

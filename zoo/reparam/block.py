@@ -34,7 +34,6 @@ class MultiBranchConv2d(nn.Module):
         super().__init__()
         self.spec = spec
         # Reflected or wrapped borders are padded once, in front of all branches.
-        self.pads = spec.padding_mode != "zeros"
         (self.pad_y, self.pad_x), self.pad_mode = spec.padding, spec.padding_mode
         self.branches = nn.ModuleDict(branches)
         if not branches:
@@ -43,7 +42,7 @@ class MultiBranchConv2d(nn.Module):
         copy.deepcopy(self, shapes).equivalent_kernel()  # refuses what does not fit
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pads:
+        if self.pad_mode != "zeros":
             x = F.pad(x, (self.pad_x, self.pad_x, self.pad_y, self.pad_y), mode=self.pad_mode)
         outputs = [branch(x) for branch in self.branches.values()]
         y = outputs[0]
@@ -52,7 +51,7 @@ class MultiBranchConv2d(nn.Module):
         return y
 
     def branch_kernels(self) -> dict[str, AffineKernel]:
-        """Fold each branch to a kernel of the block's own geometry: float64, differentiable (unpadded if `pads`)."""
+        """Fold each branch to a kernel of the geometry that `inner_spec` gives: float64, differentiable."""
         spec, device = inner_spec(self.spec), next((p.device for p in self.parameters()), None)
         return {name: embed(fold(branch, spec.in_channels, device), spec) for name, branch in self.branches.items()}
 
@@ -69,12 +68,8 @@ class MultiBranchConv2d(nn.Module):
         In training mode too, as timm's blocks do: its `benchmark.py --reparam` fuses before it calls `eval()`.
         `zoo.deploy` refuses such a network.
         """
-        like = first_parameter(self)
-        if like.is_meta:  # shapes alone, so there is nothing to fold
-            return empty_conv(self.spec, like.dtype)
         with torch.no_grad():
-            kernel = self.equivalent_kernel()
-        return conv_of(self.spec, kernel, like.dtype)
+            return conv_of(self.spec, self.equivalent_kernel(), first_parameter(self).dtype)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in vars(self.spec).items())
@@ -94,12 +89,7 @@ def inner_spec(spec: ConvSpec) -> ConvSpec:
 
 def conv_of(spec: ConvSpec, kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv2d:
     """Make the `nn.Conv2d` of a spec with a kernel's weight and bias, in eval mode."""
-    conv = empty_conv(spec, dtype)
+    conv = nn.Conv2d(**vars(spec), device="meta").eval()
     conv.weight = nn.Parameter(kernel.weight.to(dtype))
     conv.bias = nn.Parameter(kernel.bias.to(dtype))
     return conv
-
-
-def empty_conv(spec: ConvSpec, dtype: torch.dtype) -> nn.Conv2d:
-    """Make the `nn.Conv2d` of a spec on the meta device, in eval mode."""
-    return nn.Conv2d(**vars(spec), device="meta", dtype=dtype).eval()

@@ -62,8 +62,7 @@ def build_block(
             branches |= made
     if single_init and "kxk" not in branches:
         raise ValueError(f"single_init starts as the 'kxk' branch alone, which block {block!r} does not have")
-    if single_init or init_gamma is not None:
-        _init_scales(branches, 1.0 if init_gamma is None else init_gamma, single_init)
+    _init_scales(branches, 1.0 if init_gamma is None else init_gamma, single_init)
     return MultiBranchConv2d(spec, branches)
 
 
@@ -117,13 +116,6 @@ def identity(spec: ConvSpec, factory: Factory) -> Branches:
     return {"identity": chain(**window(spec, (1, 1)), bn=nn.BatchNorm2d(spec.out_channels, **factory))}
 
 
-def bare_identity(spec: ConvSpec, factory: Factory) -> Branches:
-    """x without BatchNorm (an ablation of RepGhost and RepVGG)."""
-    if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
-        return {}
-    return {"bare_identity": chain(**window(spec, (1, 1)), identity=nn.Identity())}
-
-
 def average_pool(spec: ConvSpec, factory: Factory) -> Branches:
     """DBB's bn(avg(pad(bn(1x1(x))))); depthwise: bn(avg(x)), there being no channels to mix."""
     if spec.kernel_size == (1, 1):
@@ -157,7 +149,6 @@ BRANCHES: dict[str, Callable[[ConvSpec, Factory], Branches]] = {
     "mix1x1": mixing_pointwise,
     "asym": asymmetric,
     "identity": identity,
-    "bare_identity": bare_identity,
     "avg": average_pool,
     "1x1_kxk": pointwise_kxk,
 }

@@ -115,18 +115,13 @@ def norm_scale_shift(norm: Any) -> tuple[Tensor, Tensor]:
         ValueError: The layer keeps no running statistics (`track_running_stats=False`).
     """
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError(
-            f"{type(norm).__name__} keeps no running statistics (track_running_stats=False), so what it computes "
-            "depends on the batch and cannot be folded"
-        )
+        why = "keeps no running statistics (track_running_stats=False): what it computes depends on the batch"
+        raise ValueError(f"{type(norm).__name__} {why}")
     mean, var = norm.running_mean.double(), norm.running_var.double()
-    scale = torch.rsqrt(var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    shift = -mean * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.double()
-    return scale, shift
+    weight = 1.0 if norm.weight is None else norm.weight.double()
+    bias = 0.0 if norm.bias is None else norm.bias.double()
+    scale = torch.rsqrt(var + norm.eps) * weight
+    return scale, bias - mean * scale
 
 
 def activation_of(norm: Any) -> nn.Module:
@@ -157,7 +152,7 @@ def _(layer: nn.Identity, in_channels: int, device: torch.device | None = None) 
 def _(layer: nn.ZeroPad2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     _refuse_own_forward(layer, nn.ZeroPad2d)
     left, right, top, bottom = layer.padding
-    return pad_output(identity(in_channels, _DOUBLE.to(device)), (left, right, top, bottom))
+    return fold(Window2d((left, right, top, bottom)), in_channels, device)
 
 
 @fold.register

@@ -1,4 +1,4 @@
-"""More training blocks: of QARepVGG, RepViT, YOLOv10, UniRepLKNet, PP-LCNetV2, ECBSR.
+"""More branches and training blocks: of QARepVGG, RepViT, YOLOv10, UniRepLKNet, PP-LCNetV2, ECBSR.
 
 They join the tables of `zoo.reparam.branches`, as a block of your own would.
 """
@@ -17,7 +17,6 @@ from zoo.reparam.branches import (
     BRANCHES,
     Branches,
     Factory,
-    bare_identity,
     centred_conv,
     chain,
     conv_bn,
@@ -83,6 +82,13 @@ def _(layer: Sum2d, in_channels: int, device: torch.device | None = None) -> Aff
 def _(layer: FixedConv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     weight, bias = layer.scale.double() * layer.kernel.double(), layer.bias.double()
     return AffineKernel(weight, bias, layer.stride, dilation=layer.dilation, groups=in_channels)
+
+
+def bare_identity(spec: ConvSpec, factory: Factory) -> Branches:
+    """x without BatchNorm (an ablation of RepGhost's and RepVGG's papers)."""
+    if spec.in_channels != spec.out_channels or spec.stride != (1, 1):
+        return {}
+    return {"bare_identity": chain(**window(spec, (1, 1)), identity=nn.Identity())}
 
 
 def three_by_three(spec: ConvSpec, factory: Factory) -> Branches:
@@ -163,6 +169,7 @@ def edge_oriented(spec: ConvSpec, factory: Factory) -> Branches:
 
 
 BRANCHES |= {
+    "bare_identity": bare_identity,
     "3x3": three_by_three,
     "smaller": smaller,
     "dilated": dilated,

@@ -19,13 +19,11 @@ class Window2d(nn.Module):
         super().__init__()
         self.padding = padding
         self.stride = stride
-        self.pads = any(padding)
-        self.subsamples = stride != (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.pads:
+        if self.padding != (0, 0, 0, 0):
             x = F.pad(x, self.padding)
-        if self.subsamples:
+        if self.stride != (1, 1):
             x = x[:, :, :: self.stride[0], :: self.stride[1]]
         return x
 
@@ -39,10 +37,9 @@ class AveragePool2d(nn.Module):
     def __init__(self, channels: int, kernel_size: Pair, stride: Pair, dilation: Pair) -> None:
         super().__init__()
         self.channels, self.kernel_size, self.stride, self.dilation = channels, kernel_size, stride, dilation
-        self.dilates = dilation != (1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.dilates:
+        if self.dilation == (1, 1):
             return F.avg_pool2d(x, self.kernel_size, self.stride)
         kh, kw = self.kernel_size
         weight = x.new_full((self.channels, 1, kh, kw), 1 / (kh * kw))
@@ -67,11 +64,10 @@ class BatchNormPad2d(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm2d(num_features, device=device, dtype=dtype)
         self.border: Padding = (border[1], border[1], border[0], border[0])
-        self.pads = any(border)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn(x)
-        if self.pads:
+        if self.border != (0, 0, 0, 0):
             pixel, frame = torch.zeros_like(y[:1, :, :1, :1]), torch.zeros_like(y[:1, :1])
             bn = self.bn
             scale, shift = bn.weight.detach(), bn.bias.detach()

@@ -70,7 +70,7 @@ class MergedConv2d(MultiBranchConv2d):
         part = self._part(x) if self.training else 0
         if not part:
             return super().forward(x)
-        if self.pads:
+        if self.pad_mode != "zeros":
             x = F.pad(x, (self.pad_x, self.pad_x, self.pad_y, self.pad_y), mode=self.pad_mode)
         spec = inner_spec(self.spec)
         x, sample = sample_of(x, part)

@@ -15,9 +15,7 @@ Padding = tuple[int, int, int, int]
 
 def to_pair(value: int | Sequence[int]) -> Pair:
     """(3, 3) for 3; a sequence of two as a tuple."""
-    if isinstance(value, int):
-        return value, value
-    height, width = value
+    height, width = (value, value) if isinstance(value, int) else value
     return int(height), int(width)
 
 
