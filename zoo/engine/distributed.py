@@ -124,6 +124,13 @@ class _AllReduceSum(torch.autograd.Function):
         return grad
 
 
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Σ over processes of x, with gradient."""
+    total = _AllReduceSum.apply(x)
+    assert isinstance(total, Tensor)
+    return total
+
+
 def synchronised_forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """What a BatchNorm2d answers in training with the statistics of all processes' batches together.
 
@@ -135,12 +142,10 @@ def synchronised_forward(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     dtype, axes = x.dtype, (0, 2, 3)
     x = x.to(norm.running_mean.dtype)
-    total = _AllReduceSum.apply(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])]))
-    assert isinstance(total, Tensor)
+    total = sum_over_processes(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])]))
     count = total[-1].detach()
     centred = x - (total[:-1] / count)[:, None, None]
-    square = _AllReduceSum.apply(centred.square().sum(axes))
-    assert isinstance(square, Tensor)
+    square = sum_over_processes(centred.square().sum(axes))
     with torch.no_grad():
         norm.running_mean.lerp_(total[:-1] / count, norm.momentum)
         norm.running_var.lerp_(square / (count - 1), norm.momentum)

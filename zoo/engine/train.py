@@ -30,7 +30,7 @@ from zoo.engine.build import (
     training_mode,
 )
 from zoo.engine.config import TrainConfig
-from zoo.engine.distributed import Processes, joined, synchronise_batchnorm
+from zoo.engine.distributed import Processes, joined, sum_over_processes, synchronise_batchnorm
 from zoo.engine.evaluate import Predictions, evaluate
 from zoo.engine.finish import Trained, finish
 from zoo.engine.folder import locked, run_folder
@@ -250,10 +250,11 @@ def _network(config: TrainConfig, resume: Path | None, num_classes: int, process
         model = dataclasses.replace(model, checkpoint=str(resume), pretrained=False)
     torch.manual_seed(config.run.seed)
     network = place(build_network(model, num_classes), config.hardware, processes.device)
-    if config.hardware.sync_bn and processes.distributed:
+    synchronised = config.hardware.sync_bn and processes.distributed
+    if synchronised:
         network = synchronise_batchnorm(network, processes.device)
     if config.optim.merge_pixels:
-        merge(network, config.optim.merge_pixels)
+        merge(network, config.optim.merge_pixels, sum_over_processes if synchronised else None)
     return network
 
 

@@ -18,6 +18,7 @@ The part is the first images of the batch, which must therefore be shuffled: a r
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,25 +33,31 @@ from zoo.reparam.block import MultiBranchConv2d, inner_spec
 from zoo.reparam.fold import fold
 from zoo.reparam.layers import BatchNormPad2d, Window2d
 
+Total = Callable[[Tensor], Tensor]
+"""The sum of a tensor over processes, with gradient."""
 TINY = 1e-30
 """An energy that is none: where the part has no energy at all, its ratio to the batch's is taken for 1."""
 
 
-def merge(network: nn.Module, pixels: int) -> None:
+def merge(network: nn.Module, pixels: int, total: Total | None = None) -> None:
     """Let every block of a network train through its merged kernel, with statistics from so many pixels a channel.
 
     Parameters, their names, eval mode, `fuse` and deploying stay as they are. 0 goes back to branch by branch.
 
+    Args:
+        pixels: For the statistics, of each process.
+        total: Sums over the processes that share their statistics, each with as many images; None: one process alone.
+
     Raises:
-        ValueError: A block has a SyncBatchNorm: statistics over processes are not known here.
+        ValueError: A block has a SyncBatchNorm, and no `total` is given.
     """
     for name, module in network.named_modules():
         if isinstance(module, MultiBranchConv2d):
-            if any(isinstance(norm, nn.SyncBatchNorm) for norm in module.modules()):
+            if total is None and any(isinstance(norm, nn.SyncBatchNorm) for norm in module.modules()):
                 what = f"{name or 'the block'} has a SyncBatchNorm"
-                raise ValueError(f"merge_pixels: no statistics over processes, but {what}: use one of the two")
+                raise ValueError(f"merge: {what}, whose statistics are of all processes: give `total`, their sum")
             module.__class__ = MergedConv2d if pixels else MultiBranchConv2d
-            vars(module)["pixels"] = pixels
+            vars(module).update(pixels=pixels, total=total)
 
 
 class MergedConv2d(MultiBranchConv2d):
@@ -65,6 +72,7 @@ class MergedConv2d(MultiBranchConv2d):
     """
 
     pixels: int
+    total: Total | None
 
     def forward(self, x: Tensor) -> Tensor:
         part = self._part(x) if self.training else 0
@@ -73,7 +81,7 @@ class MergedConv2d(MultiBranchConv2d):
         if self.pad_mode != "zeros":
             x = F.pad(x, (self.pad_x, self.pad_x, self.pad_y, self.pad_y), mode=self.pad_mode)
         spec = inner_spec(self.spec)
-        x, sample = sample_of(x, part)
+        x, sample = sample_of(x, part, self.total)
         with torch.autocast(x.device.type, enabled=False):
             branches = [_append(None, branch, sample) for branch in self.branches.values()]
             kernel = add([embed(branch, spec) for branch in branches])
@@ -95,6 +103,7 @@ class Sample:
         energy: (channels,), the mean square of the batch around its mean image.
         images: Number of images in the batch.
         dtype: Precision of the convolutions; statistics are float32 or better.
+        total: Sums over processes, each of which has a sample of its own batch; None: this one is all.
         covariances: (groups, channels, channels) of what 1x1 kernels read, by padding, stride and groups.
     """
 
@@ -102,9 +111,10 @@ class Sample:
     energy: Tensor
     images: int
     dtype: torch.dtype
+    total: Total | None
     covariances: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
-    def moments(self, kernel: AffineKernel) -> tuple[Tensor, Tensor, int]:
+    def moments(self, kernel: AffineKernel) -> tuple[Tensor, Tensor, int | Tensor]:
         """Find mean and (biased) variance of every channel of kernel(x), and over how many pixels they are."""
         weight = kernel.weight.unflatten(0, (kernel.groups, -1))
         if kernel.weight[0].numel() == 1:  # It multiplies each channel by a number, and so its moments.
@@ -119,7 +129,8 @@ class Sample:
             linear = replace(kernel, weight=kernel.weight.to(self.dtype), bias=None)
             answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
             mean, variance = self._moments(answers[:1], _energy(answers[1:]), weight)
-        return mean + kernel.bias, variance, self.images * answers[0, 0].numel()
+        mean, pixels = mean + kernel.bias, self.images * answers[0, 0].numel()
+        return (mean, variance, pixels) if self.total is None else _of_all(mean, variance, pixels, self.total)
 
     def _pointwise_energy(self, kernel: AffineKernel) -> Tensor:
         """Find the mean square of a 1x1 kernel's answers by the covariance of what it reads.
@@ -150,17 +161,25 @@ class Sample:
         return mean, between + whole * ((within + TINY) / (part + TINY))
 
 
+def _of_all(mean: Tensor, variance: Tensor, pixels: int, total: Total) -> tuple[Tensor, Tensor, Tensor]:
+    """Find the moments over all processes by those of each, all over as many pixels."""
+    sums = total(torch.cat([mean, mean.new_ones(1)]))
+    processes = sums[-1].detach()
+    whole = sums[:-1] / processes
+    return whole, total(variance + (mean - whole).square()) / processes, pixels * processes
+
+
 def _energy(maps: Tensor) -> Tensor:
     """The mean square of every channel."""
     return maps.square().mean((0, 2, 3))
 
 
-def sample_of(x: Tensor, part: int) -> tuple[Tensor, Sample]:
+def sample_of(x: Tensor, part: int, total: Total | None) -> tuple[Tensor, Sample]:
     """Take a sample of the first images of a batch; the batch that comes back carries the sample's gradient too."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     x, maps, energy = _Split.apply(x, part)
-    return x, Sample(maps, energy, len(x), dtype)
+    return x, Sample(maps, energy, len(x), dtype, total)
 
 
 def _convolve(kernel: AffineKernel, x: Tensor) -> Tensor:
@@ -219,7 +238,7 @@ def _append(kernel: AffineKernel | None, layer: nn.Module, sample: Sample) -> Af
     return pad_output(kernel, layer.border) if isinstance(layer, BatchNormPad2d) else kernel
 
 
-def _scale_shift(norm: Any, mean: Tensor, variance: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+def _scale_shift(norm: Any, mean: Tensor, variance: Tensor, pixels: int | Tensor) -> tuple[Tensor, Tensor]:
     """Write a BatchNorm as y = scale · x + shift by the batch's statistics, and let it keep them as running ones."""
     if norm.running_mean is not None:
         with torch.no_grad():
