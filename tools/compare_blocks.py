@@ -14,16 +14,15 @@ wider and with zeros: a different start would be compared, not the branches.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from training_runs import run_training
 
 from zoo.atomic import atomic_write
 from zoo.results.files import read_result, result_of, write_result
@@ -82,18 +81,11 @@ def finish(runs: list[TrainingRun], wanted: list[tuple[str, float, int]], option
 
 def train(block: str, rate: float, seed: int, scratch: Path) -> TrainingRun:
     """One run of train.py; its results."""
-    folder = scratch / f"{block}-{rate}-{seed}"
-    flags = [f"--{key}={value}" for key, value in RECIPE.items()]
-    flags += [f"--lr={rate}", f"--seed={seed}", f"--output={folder}", "--overwrite", "--json"]
+    flags = [f"--{key}={value}" for key, value in RECIPE.items()] + [f"--lr={rate}", f"--seed={seed}"]
     if block != "plain":
         flags.append(f"--block={block}")
-    run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f"{block}, rate {rate}, seed {seed}: {run.stderr.strip().splitlines()[-1]}")
-    with (folder / "summary.csv").open() as file:
-        train_loss = float(list(csv.DictReader(file))[-1]["train_loss"])
-    results = json.loads(run.stdout.strip().splitlines()[-1])
-    figures = {"train_loss": [train_loss], "top1": [results["top1"]], "results": results}
+    results, epochs = run_training(flags, scratch / f"{block}-{rate}-{seed}")
+    figures = {"train_loss": [float(epochs[-1]["train_loss"])], "top1": [results["top1"]], "results": results}
     return TrainingRun(variant=block, lr=rate, seed=seed, **figures)
 
 

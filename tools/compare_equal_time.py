@@ -15,10 +15,7 @@ so it can be interrupted.
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import statistics
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -26,7 +23,7 @@ from typing import Any
 
 import torch
 from compare_blocks import RECIPE
-from compare_merged import interval, spread
+from training_runs import interval, run_training, spread
 
 from zoo.bench.train_step import Step
 from zoo.cli.config import parse
@@ -110,16 +107,9 @@ def step_seconds(recipe: list[str]) -> dict[str, float]:
 
 def train(name: str, seed: int, epochs: int, recipe: list[str], scratch: Path) -> TrainingRun:
     """One run of train.py; its results."""
-    folder = scratch / f"{name}-{seed}"
     flags = [*recipe, f"--block={BLOCKS[name]}", f"--epochs={epochs}", f"--val-interval={epochs}", f"--seed={seed}"]
-    flags += [f"--output={folder}", "--overwrite", "--json"]
-    run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f"{name}, seed {seed}: {run.stderr.strip().splitlines()[-1]}")
-    with (folder / "summary.csv").open() as file:
-        losses = [float(row["train_loss"]) for row in csv.DictReader(file)]
-    results = json.loads(run.stdout.strip().splitlines()[-1])
-    figures = {"train_loss": losses, "top1": [results["top1"]], "results": results}
+    results, rows = run_training(flags, scratch / f"{name}-{seed}")
+    figures = {"train_loss": [float(row["train_loss"]) for row in rows], "top1": [results["top1"]], "results": results}
     return TrainingRun(variant=name, seed=seed, seconds=results["seconds"], **figures)
 
 

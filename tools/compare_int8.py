@@ -11,13 +11,13 @@ for a whole weight instead of one per output channel: there RepVGG is said to co
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from training_runs import run_training
 
 import zoo
 from zoo.data import calibration_images, labelled_images
@@ -38,7 +38,7 @@ NETWORKS = {
     "RepGhostNet": ["--model=repghostnet_0.5x", "--img-size=64"],
 }
 """What is trained → how that differs from the quickstart."""
-RECIPE = ["--config=quickstart", "--threads=1", "--workers=0", "--overwrite"]
+RECIPE = ["--config=quickstart", "--threads=1", "--workers=0"]
 MAX_DROP = 0.3
 
 
@@ -86,10 +86,7 @@ def train(network: str, seed: int, scratch: Path) -> Path:
     folder = scratch / f"{network}-{seed}"
     deployed = folder / "deployed.safetensors"
     if not deployed.exists():
-        flags = [*RECIPE, *NETWORKS[network], f"--seed={seed}", f"--output={folder}"]
-        run = subprocess.run([sys.executable, "train.py", *flags], capture_output=True, text=True)
-        if run.returncode:
-            raise RuntimeError(f"{folder}: {run.stderr.strip().splitlines()[-1]}")
+        run_training([*RECIPE, *NETWORKS[network], f"--seed={seed}"], folder)
     return deployed
 
 

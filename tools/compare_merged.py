@@ -11,22 +11,18 @@ runs are kept, so it can be interrupted, and continued with more seeds. It says 
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
-import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from scipy import stats
+from training_runs import interval, run_training, spread
 
 from zoo.results.files import read_result, result_of, write_result
 from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
 
 BLOCKS = {"repvgg": [], "dbb": ["--block=dbb"], "acb": ["--block=acb"]}
-RECIPE = ["--config=quickstart", "--threads=1", "--workers=0", "--overwrite"]
+RECIPE = ["--config=quickstart", "--threads=1", "--workers=0"]
 
 
 def main() -> int:
@@ -62,13 +58,8 @@ def train(block: str, pixels: int, seed: int, options: argparse.Namespace) -> Tr
     """One run of train.py: its losses, and its top-1 in per cent on the validation images."""
     folder = options.scratch / f"{block}-{pixels}-{seed}"
     flags = [*RECIPE, *BLOCKS[block], f"--merge-pixels={pixels}", f"--epochs={options.epochs}"]
-    command = [sys.executable, "train.py", *flags, f"--seed={seed}", f"--output={folder}"]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode:
-        raise RuntimeError(f"{folder}: {run.stderr.strip().splitlines()[-1]}")
-    with (folder / "summary.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    losses, last = [float(row["train_loss"]) for row in rows], rows[-1]
+    _, epochs = run_training([*flags, f"--seed={seed}"], folder)
+    losses, last = [float(epoch["train_loss"]) for epoch in epochs], epochs[-1]
     results = {"loss": float(last["ema_loss"])}
     return TrainingRun(
         variant=variant(block, pixels), seed=seed, train_loss=losses, top1=[float(last["ema_top1"])], results=results
@@ -92,17 +83,6 @@ def table(runs: list[TrainingRun], pixels: int) -> Table:
             row[f"difference, {name}"] = interval([b - a for a, b in values], digits)
         rows.append(row)
     return Table.of(rows)
-
-
-def spread(values: Sequence[float], digits: int) -> str:
-    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
-
-
-def interval(differences: Sequence[float], digits: int) -> str:
-    """Mean and 95 % interval of paired differences."""
-    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    mean = statistics.mean(differences)
-    return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
 
 if __name__ == "__main__":

@@ -10,13 +10,11 @@ interrupted. It says nothing about speed: a CPU without bfloat16 arithmetic trai
 from __future__ import annotations
 
 import argparse
-import csv
-import statistics
-import subprocess
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from training_runs import run_training, spread
 
 from zoo.results.files import read_result, result_of, write_result
 from zoo.results.surveys import TrainingRun
@@ -47,15 +45,8 @@ def main() -> int:
 
 def train(precision: str, seed: int, scratch: Path) -> TrainingRun:
     """One run of train.py: its loss in each epoch, and its last top-1 in per cent."""
-    folder = scratch / f"{precision}-{seed}"
-    flags = ["--config=quickstart", f"--amp-dtype={precision}", f"--seed={seed}", f"--output={folder}", "--overwrite"]
-    run = subprocess.run(
-        [sys.executable, "train.py", *flags, "--threads=1", "--workers=0"], capture_output=True, text=True
-    )
-    if run.returncode:
-        raise RuntimeError(f"{precision}, seed {seed}: {run.stderr.strip().splitlines()[-1]}")
-    with (folder / "summary.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    flags = ["--config=quickstart", f"--amp-dtype={precision}", f"--seed={seed}", "--threads=1", "--workers=0"]
+    _, rows = run_training(flags, scratch / f"{precision}-{seed}")
     losses = [float(row["train_loss"]) for row in rows]
     return TrainingRun(variant=precision, seed=seed, train_loss=losses, top1=[float(rows[-1]["top1"])])
 
@@ -65,14 +56,10 @@ def table(runs: list[TrainingRun]) -> Table:
     rows = []
     for precision in PRECISIONS:
         own = [run for run in runs if run.variant == precision]
-        losses = [spread(losses) for losses in zip(*(run.train_loss for run in own), strict=True)]
+        losses = [spread(losses, 3) for losses in zip(*(run.train_loss for run in own), strict=True)]
         columns = {f"loss, epoch {epoch}": loss for epoch, loss in enumerate(losses, 1)}
-        rows.append({"precision": precision, **columns, "top-1, %": spread([run.top1[-1] for run in own])})
+        rows.append({"precision": precision, **columns, "top-1, %": spread([run.top1[-1] for run in own], 3)})
     return Table.of(rows)
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 if __name__ == "__main__":
