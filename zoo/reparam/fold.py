@@ -74,19 +74,21 @@ def _(layer: nn.Conv2d, in_channels: int, device: torch.device | None = None) ->
         raise ValueError(f"{type(layer).__name__} computes its convolution in a way of its own")
     if layer.padding_mode != "zeros":
         raise ValueError(f"a convolution with padding_mode={layer.padding_mode!r} inside a branch is not one kernel")
-    return _conv_kernel(layer, layer.weight)
+    stride, dilation = to_pair(layer.stride), to_pair(layer.dilation)
+    geometry = {"stride": stride, "padding": conv_padding(layer), "dilation": dilation, "groups": layer.groups}
+    return kernel_of(layer.weight, layer.bias, **geometry)
 
 
 @fold.register
 def _(layer: IdentityConv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    return _conv_kernel(layer, layer.full_weight(layer.weight.double()))
+    return kernel_of(layer.full_weight(layer.weight.double()), None, groups=layer.groups)
 
 
-def _conv_kernel(layer: nn.Conv2d, weight: Tensor) -> AffineKernel:
+def kernel_of(weight: Tensor, bias: Tensor | None, **geometry: Any) -> AffineKernel:
+    """Make the kernel of a convolution's weight and bias, in float64; without one its bias is zero by construction."""
     weight = weight.double()
-    bias = weight.new_zeros(layer.out_channels) if layer.bias is None else layer.bias.double()
-    stride, dilation = to_pair(layer.stride), to_pair(layer.dilation)
-    return AffineKernel(weight, bias, stride, conv_padding(layer), dilation, layer.groups, layer.bias is None)
+    shift = weight.new_zeros(len(weight)) if bias is None else bias.double()
+    return AffineKernel(weight, shift, unbiased=bias is None, **geometry)
 
 
 @fold.register(_BatchNorm)
@@ -151,8 +153,7 @@ def _(layer: nn.Identity, in_channels: int, device: torch.device | None = None) 
 @fold.register
 def _(layer: nn.ZeroPad2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
     _refuse_own_forward(layer, nn.ZeroPad2d)
-    left, right, top, bottom = layer.padding
-    return fold(Window2d((left, right, top, bottom)), in_channels, device)
+    return fold(Window2d(layer.padding), in_channels, device)
 
 
 @fold.register

@@ -53,7 +53,6 @@ class Search:
     def __init__(self, graph: Graph, refuse: Refuse, accept: Callable[[Region], bool], fold_all: bool) -> None:
         self.graph, self.accept, self.fold_all = graph, accept, fold_all
         self.evaluator = Evaluator(graph, graph.root, refuse)
-        self.order = {node: i for i, node in enumerate(graph.graph.nodes)}
         self.terms: dict[Node, dict[Node, Term]] = {}
         self._best: dict[Node, Region | None] = {}
         self._refused: dict[Node, str] = {}
@@ -62,8 +61,9 @@ class Search:
 
     def regions(self) -> Iterator[Region]:
         """The regions worth folding, from the last to the first."""
-        needed = {node for node in self.order if not node.users and node.op != "placeholder"}
-        for node in reversed(self.order):
+        nodes = self.graph.graph.nodes
+        needed = {node for node in nodes if not node.users and node.op != "placeholder"}
+        for node in reversed(nodes):
             if node not in needed:
                 continue
             region = self.best(node)
@@ -74,26 +74,24 @@ class Search:
                 yield region
 
     def _terms(self, node: Node) -> dict[Node, Term]:
-        """A node as a function of each of the maps before it that it is linear in, the nearest first."""
-        inputs = self.graph.inputs(node)
+        """A node as a function of itself and each of the maps before it that it is linear in, the nearest first."""
+        shape, inputs = self.graph.shapes.get(node), self.graph.inputs(node)
+        found = {} if shape is None else {node: Term(node, shape, self.evaluator.like)}
         if not inputs or node.op in ("placeholder", "output") or self.graph.unsafe & set(inputs):
-            return {}
-        reach = [({n: Term(n)} if n in self.graph.shapes else {}) | self.terms[n] for n in inputs]
-        found: dict[Node, Term] = {}
-        for source in sorted(set.intersection(*map(set, reach)), key=lambda n: -self.order[n])[:FARTHEST]:
+            return found
+        shared = set.intersection(*(set(self.terms[n]) for n in inputs))
+        for source in sorted(shared, reverse=True)[:FARTHEST]:
             try:
-                found[source] = term_of(
-                    self.evaluator, node, {n: r[source] for n, r in zip(inputs, reach, strict=True)}
-                )
+                found[source] = term_of(self.evaluator, node, {n: self.terms[n][source] for n in inputs})
             except ValueError as error:
                 self._refused.setdefault(node, str(error))
-            except (RuntimeError, TypeError, LookupError):  # arguments that no rule expects
+            except (RuntimeError, TypeError, LookupError, AttributeError):  # arguments that no rule expects
                 continue
         return found
 
     def norms_left(self) -> Iterator[tuple[str, str]]:
         """The BatchNorms (by their path in the graph) that no region takes up, each with the reason."""
-        for node in self.order:
+        for node in self.graph.graph.nodes:
             name = self.graph.layer(node)
             normalises = node.op == "call_module" or operation(node) == "batch_norm"
             if name and normalises and isinstance(self.graph.root.get_submodule(name), NORM_LAYERS):
@@ -103,7 +101,7 @@ class Search:
         source = norm.all_input_nodes[0]
         if {source, norm} & self.graph.unsafe:
             return "its input or output is changed in place while something else reads it"
-        if self.terms[source] and len(source.users) > 1:
+        if len(self.terms[source]) > 1 and len(source.users) > 1:
             return "what it normalises is read elsewhere too"
         after = [self._refused[user] for user in norm.users if user in self._refused]
         return f"next to it: {after[0]}" if after else "no linear layer beside it takes it up"
@@ -120,13 +118,13 @@ class Search:
         if operation(node) == "permute":
             return None
         for term in self.terms[node].values():
-            if not self._is_layer(term, node) or (nodes := self._between(node, term.source)) is None:
+            if not self._is_layer(term) or (nodes := self._between(node, term.source)) is None:
                 continue
             region = Region(self.graph, term, node, nodes)
             costly = [n for n in nodes if not self._is_free(n)]
-            costs = [self._cost(n, self.terms[n][self.graph.inputs(n)[0]]) for n in costly if self._has_weights(n)]
+            costs = [_cost(self.terms[n][self.graph.inputs(n)[0]]) for n in costly if self._has_weights(n)]
             weights, macs = (sum(each) for each in zip((0, 0), *costs, strict=True))
-            weights_after, macs_after = self._cost(node, term)
+            weights_after, macs_after = _cost(term)
             if (weights_after > weights or macs_after > macs) and not self.fold_all:
                 continue
             gains = macs - macs_after, len(costly) - 1
@@ -135,10 +133,10 @@ class Search:
                 best, most = region, saved
         return best
 
-    def _is_layer(self, term: Term, node: Node) -> bool:
+    def _is_layer(self, term: Term) -> bool:
         """Tell whether a layer computes such a term: an `nn.Linear` where channels are last, else an `nn.Conv2d`."""
-        kernel, shapes = term.kernel, self.graph.shapes
-        if kernel is None or node not in shapes or len(shapes[node]) != len(shapes[term.source]):
+        kernel = term.kernel
+        if kernel is None or term.parts or len(term.shape) != len(self.graph.shapes[term.source]):
             return False
         left, right, top, bottom = kernel.padding
         if term.pads:  # as that convolution, with other weights
@@ -156,7 +154,7 @@ class Search:
             found |= new
             stack += new
         readers = {user for node in found - {output} for user in node.users if not user.meta.get("scalar")}
-        return None if readers - found else tuple(sorted(found, key=lambda n: self.order[n]))
+        return None if readers - found else tuple(sorted(found))
 
     def _is_free(self, node: Node) -> bool:
         """Tell whether a node costs nothing, as a BatchNorm does that the layer before it takes up."""
@@ -170,7 +168,8 @@ class Search:
         layer = self.graph.root.get_submodule(name) if name else None
         return isinstance(layer, (nn.Conv2d, nn.Linear, *NORM_LAYERS)) or operation(node) in ("conv2d", "linear")
 
-    def _cost(self, node: Node, term: Term) -> tuple[int, int]:
-        """Weights and multiplications of the layer that computes a node as such a term."""
-        shape, weights = self.graph.shapes[node], term.kernel.weight.numel() if term.kernel else 0
-        return weights, weights * math.prod(shape[2:] if term.axis == 1 else shape[1:-1])
+
+def _cost(term: Term) -> tuple[int, int]:
+    """Weights and multiplications of the layer that computes such a term."""
+    weights = term.kernel.weight.numel() if term.kernel else 0
+    return weights, weights * math.prod(term.shape[2:] if term.axis == 1 else term.shape[1:-1])

@@ -24,7 +24,8 @@ from zoo.surgery.verify import difference
 @torch.no_grad()
 def term_in(evaluator: Evaluator, region: Region) -> Term:
     """Compute the term of a region from the weights of the evaluator's network."""
-    terms = {region.term.source: Term(region.term.source)}
+    source = region.term.source
+    terms = {source: Term(source, region.graph.shapes[source], evaluator.like)}
     for node in region.nodes:
         terms[node] = term_of(evaluator, node, {n: terms[n] for n in region.graph.inputs(node)})
     return terms[region.output]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
@@ -23,24 +23,31 @@ Refuse = Callable[[str], str | None]
 class Term:
     """A node as a linear function of another one, its source.
 
-    kernel: None for the identity. axis: of the node's channels, 1 or -1 (tokens: all kernels are 1x1); None if any
-    will do. order: the axes that the kernel's answer is permuted to, where the source has its channels on the other
-    axis. pads: the convolution (its path in the graph) in whose own way, reflected or by size, the source is padded.
+    shape: of the node. like: of the dtype and on the device of kernels. kernel: None for the identity. axis: of the
+    node's channels, 1 or -1 (tokens: all kernels are 1x1); None if any will do. order: the axes that the kernel's
+    answer is permuted to, where the source has its channels on the other axis. pads: the convolution (its path in the
+    graph) in whose own way, reflected or by size, the source is padded. parts: those that the node divides the map
+    into, which `shape` and `kernel` are of.
     """
 
     source: Node
+    shape: torch.Size
+    like: Tensor = field(compare=False)
     kernel: AffineKernel | None = None
     axis: int | None = None
     order: tuple[int, ...] = ()
     pads: str | None = None
+    parts: tuple[Term, ...] = ()
 
     @property
     def of_tokens(self) -> bool:
         """Whether the source has its channels last."""
         return (self.axis == -1) != bool(self.order)
 
-    def then(self, kernel: AffineKernel, axis: int) -> Term:
-        """Apply a kernel to the node."""
+    def then(self, kernel: AffineKernel, axis: int = 1) -> Term:
+        """Apply a kernel to the node, whose channels are on that axis: on 1 those of a map."""
+        if axis == 1 and len(self.shape) != 4:
+            raise ValueError("a function of something else than a map")
         if self.axis not in (None, axis):
             raise ValueError("channels are first in one layer and last in the next")
         return replace(self, kernel=kernel if self.kernel is None else compose(self.kernel, kernel), axis=axis)
@@ -53,7 +60,7 @@ class Evaluator:
         self.graph, self.root, self.refuse = graph, root, refuse
         tensor = next((t for t in (*root.parameters(), *root.buffers())), torch.empty(0, device="cpu"))
         self.like = torch.empty(0, dtype=torch.float64, device=tensor.device)
-        self._constants: dict[Node, Any] = {}
+        self.constants: dict[Node, Any] = {}
 
     @torch.no_grad()
     def value(self, node: Node, known: dict[Node, Any]) -> Any:
@@ -71,20 +78,6 @@ class Evaluator:
                 known[node] = target(*args, **kwargs)
         return known[node]
 
-    def constant(self, values: Any) -> Any:
-        """Compute what does not depend on the input: parameters, numbers, and collections and expressions of them.
-
-        Raises:
-            ValueError: It does depend on it.
-        """
-
-        def value(node: Node) -> Any:
-            if node not in self.graph.constants:
-                raise ValueError("depends on the input")
-            return self.value(node, self._constants)
-
-        return fx.map_arg(values, value)
-
     def _attribute(self, path: str) -> Any:
         try:
             value = attrgetter(path)(self.root)
@@ -93,15 +86,3 @@ class Evaluator:
             if value.is_meta and not self.like.is_meta:
                 raise ValueError("a tensor that was computed while tracing") from None
         return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    def vector(self, value: Any, shape: tuple[int, ...], axis: int) -> Tensor:
-        """Read a constant beside a map as one number a channel.
-
-        Raises:
-            ValueError: It differs from pixel to pixel, or depends on the input.
-        """
-        constant = torch.as_tensor(self.constant(value), dtype=torch.float64, device=self.like.device)
-        sizes = (1,) * (len(shape) - constant.dim()) + tuple(constant.shape)
-        if len(sizes) != len(shape) or any(size > 1 for i, size in enumerate(sizes) if i != axis % len(shape)):
-            raise ValueError("a constant that differs from pixel to pixel")
-        return constant.flatten().expand(shape[axis])
