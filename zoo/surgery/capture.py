@@ -3,6 +3,7 @@
 import builtins
 import copy
 import inspect
+import itertools
 import math
 import operator
 from collections import Counter, defaultdict
@@ -22,7 +23,7 @@ from zoo.network import run_on_twin
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS, activation_of
 
-PLAIN = (bool, int, float, str)
+PLAIN = (bool, int, float, str, type(None))
 RANDOM = {"", "dropout", "rand", "randn", "rand_like", "randn_like", "bernoulli", "normal", "uniform"}
 """Functions whose result may be another one the next time; "" are those that are not torch's."""
 FUNCTIONS: dict[Any, str] = {
@@ -94,9 +95,8 @@ class _Tracer(fx.Tracer):
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Stand in for tensors only: flags, None and numbers are those of the recorded call."""
         function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
-        names = [str(arg.node.target) if isinstance(arg, fx.Proxy) else "" for arg in args]
-        fixed = {key: value for key, value in self.arguments.items() if value is None or isinstance(value, PLAIN)}
-        return function, [fixed.get(name, arg) for name, arg in zip(names, args, strict=True)]
+        fixed = {key: value for key, value in self.arguments.items() if isinstance(value, PLAIN)}
+        return function, [fixed.get(str(arg.node.target), arg) if isinstance(arg, fx.Proxy) else arg for arg in args]
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
         """Take a map apart whose number of parts is written out: list(x.chunk(2, 1))."""
@@ -109,16 +109,13 @@ class _Tracer(fx.Tracer):
         return self.keep(module_qualified_name) or is_layer(m)
 
     def call_module(self, m: nn.Module, forward: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        last, depth = next(iter(reversed(self.graph.nodes))), len(self.module_stack)
+        last, stack = next(iter(reversed(self.graph.nodes))), self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:  # whatever a network's code raises on a stand-in for a tensor
-            for node in reversed(self.graph.nodes):
-                if node is last:
-                    break
+            for node in itertools.takewhile(lambda node: node is not last, reversed(self.graph.nodes)):
                 self.graph.erase_node(node)
-            while len(self.module_stack) > depth:
-                self.module_stack.popitem()
+            self.module_stack = stack
             name = self.path_of_module(m)
             self.untraced[name] = _line(error)
             return self.create_proxy("call_module", name, args, kwargs)
@@ -211,30 +208,25 @@ def trace_module(
     with torch.no_grad():
         observer.run(*(bound.arguments[str(n.target).strip("*")] for n in graph.nodes if n.op == "placeholder"))
     _drop_assertions(graph)
-    return Graph(name, twin, root, graph, observer.shapes, _unsafe(graph, observer), _constants(graph)), tracer.untraced
+    shapes = {node: node.meta["shape"] for node in graph.nodes if "shape" in node.meta}
+    return Graph(name, twin, root, graph, shapes, _unsafe(graph), _constants(graph)), tracer.untraced
 
 
 class _Observer(fx.Interpreter):
-    """Runs a graph, and sees of every node its shape, the memory that its result lies in, and what memory it changes.
+    """Runs a graph, and notes of every node its shape, the memory that its result lies in, and what memory it changes.
 
     Memory goes by the number of its storage, which views share; in-place operations count up a tensor's version.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.shapes: dict[Node, torch.Size] = {}
-        self.memory: dict[Node, set[int]] = {}
-        self.changes: dict[Node, set[int]] = {}
 
     def run_node(self, n: Node) -> Any:
         inputs = _tensors(self.fetch_args_kwargs_from_env(n))
         versions = [tensor._version for tensor in inputs]
         result = super().run_node(n)
         if isinstance(result, Tensor):
-            self.shapes[n] = result.shape
+            n.meta["shape"] = result.shape
         n.meta["scalar"] = isinstance(result, bool | int | float | torch.Size | torch.dtype | torch.device | None)
-        self.memory[n] = _storages(_tensors(result))
-        self.changes[n] = _storages([t for t, before in zip(inputs, versions, strict=True) if t._version != before])
+        n.meta["memory"] = _storages(_tensors(result))
+        n.meta["changes"] = _storages([t for t, before in zip(inputs, versions, strict=True) if t._version != before])
         return result
 
 
@@ -248,10 +240,11 @@ def _storages(tensors: list[Tensor]) -> set[int]:
 
 def _drop_assertions(graph: fx.Graph) -> None:
     """Remove the code that only looks at shapes to complain about them."""
-    for node in reversed(graph.nodes):
-        asserts = node.op == "call_function" and node.target is torch._assert
-        if asserts or (node.meta.get("scalar") and not node.users and node.op not in ("placeholder", "output")):
-            graph.erase_node(node)
+
+    def stays(node: Node) -> bool:
+        return node.op in ("placeholder", "output") or not (node.meta["scalar"] or node.target is torch._assert)
+
+    graph.eliminate_dead_code(stays)
 
 
 def operation(node: Node) -> str:
@@ -261,17 +254,16 @@ def operation(node: Node) -> str:
     return FUNCTIONS.get(node.target, "") if node.op == "call_function" else ""
 
 
-def _unsafe(graph: fx.Graph, seen: _Observer) -> set[Node]:
+def _unsafe(graph: fx.Graph) -> set[Node]:
     """Find the nodes whose memory is changed in place although something else reads what was in it."""
     unsafe: set[Node] = set()
-    before: list[Node] = []
     for node in graph.nodes:
-        if changed := seen.changes[node]:
-            old = {n for n in before if seen.memory[n] & changed}
-            readers = {user for n in old for user in n.users if not user.meta.get("scalar")}
+        if changed := node.meta["changes"]:
+            sharing = {n for n in graph.nodes if n.meta["memory"] & changed}
+            old = {n for n in sharing if n < node}
+            readers = {user for n in old for user in n.users if not user.meta["scalar"]}
             if readers - old - {node}:
-                unsafe |= {n for n in graph.nodes if seen.memory[n] & changed}
-        before.append(node)
+                unsafe |= sharing
     return unsafe
 
 
