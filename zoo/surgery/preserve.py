@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from zoo.reparam.algebra import AffineKernel
+from zoo.reparam.algebra import compose, per_channel
 from zoo.reparam.block import MultiBranchConv2d, conv_of
-from zoo.reparam.fold import norm_scale_shift
+from zoo.reparam.fold import kernel_of, norm_scale_shift
 from zoo.surgery.sites import Site
 from zoo.surgery.verify import difference
 
@@ -176,8 +176,7 @@ def _take_rest(site: Site, scales: dict[str, Tensor]) -> nn.Conv2d:
         for name, scale in scales.items():
             weight = weight - scale[:, None, None, None] * kernels[name].weight
         site.block.get_parameter("branches.kxk.conv.weight").copy_(weight)
-    kernel = AffineKernel(weight, weight.new_zeros(len(weight)))
-    return conv_of(site.block.spec, kernel, site.conv.weight.dtype)
+    return conv_of(site.block.spec, kernel_of(weight, None), site.conv.weight.dtype)
 
 
 def _set_norms(site: Site, z: Moments, rest: Moments, scales: dict[str, Tensor]) -> None:
@@ -217,15 +216,12 @@ def _norm_of(site: Site, z: Moments) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _prove(site: Site) -> None:
     """Compare the folded block with the folded convolution and BatchNorm in float64."""
-    conv = site.conv
     with torch.no_grad():
-        weight = conv.weight.double()
-        bias = weight.new_zeros(len(weight)) if conv.bias is None else conv.bias.double()
+        plain = kernel_of(site.conv.weight, site.conv.bias, groups=site.conv.groups)
         if site.norm is not None:
-            scale, shift = norm_scale_shift(site.norm)
-            weight, bias = weight * scale[:, None, None, None], bias * scale + shift
-        kernel = site.block.equivalent_kernel()
-    got, wanted = (torch.cat([w.flatten(), b]) for w, b in ((kernel.weight, kernel.bias), (weight, bias)))
+            plain = compose(plain, per_channel(*norm_scale_shift(site.norm)))
+        block = site.block.equivalent_kernel()
+    got, wanted = (torch.cat([kernel.weight.flatten(), kernel.bias]) for kernel in (block, plain))
     difference(got, wanted, f"block {site.name!r}: expanded", "its convolution")
 
 
