@@ -23,7 +23,7 @@ from zoo.reparam.branches import (
     kxk,
     window,
 )
-from zoo.reparam.fold import fold
+from zoo.reparam.fold import fold, kernel_of
 from zoo.reparam.spec import ConvSpec, Pair
 
 
@@ -80,8 +80,8 @@ def _(layer: Sum2d, in_channels: int, device: torch.device | None = None) -> Aff
 
 @fold.register
 def _(layer: FixedConv2d, in_channels: int, device: torch.device | None = None) -> AffineKernel:
-    weight, bias = layer.scale.double() * layer.kernel.double(), layer.bias.double()
-    return AffineKernel(weight, bias, layer.stride, dilation=layer.dilation, groups=in_channels)
+    weight = layer.scale.double() * layer.kernel.double()
+    return kernel_of(weight, layer.bias, stride=layer.stride, dilation=layer.dilation, groups=in_channels)
 
 
 def bare_identity(spec: ConvSpec, factory: Factory) -> Branches:
@@ -124,19 +124,19 @@ def dilated(spec: ConvSpec, factory: Factory) -> Branches:
     return {f"{size}x{size}_{rate}": conv_bn(spec, (size, size), factory, rate) for size, rate in sizes}
 
 
-def normalised_sum(spec: ConvSpec, factory: Factory, bias: bool = False) -> Branches:
-    """bn(bn(KxK(x)) + 1x1(x) + x), the 1x1 with or without bias; x where channels are equal and the stride is 1."""
-    parts = kxk(spec, factory)
+def normalised_sum(
+    spec: ConvSpec, factory: Factory, bias: bool = False, inner_norm: bool = True, identity: bool = True
+) -> Branches:
+    """bn(KxK(x) + 1x1(x) + x), the x where channels are equal and the stride is 1.
+
+    Args:
+        bias: Of the 1x1.
+        inner_norm: Whether the KxK has a BatchNorm of its own.
+        identity: Whether x is in the sum.
+    """
+    parts = kxk(spec, factory) if inner_norm else {"kxk": chain(**centred_conv(spec, spec.kernel_size, factory))}
     if spec.kernel_size != (1, 1):
         parts["1x1"] = chain(**centred_conv(spec, (1, 1), factory, bias=bias))
-    summed = Sum2d(parts | bare_identity(spec, factory))
-    return {"bn_sum": chain(sum=summed, bn=nn.BatchNorm2d(spec.out_channels, **factory))}
-
-
-def post_addition_norm(spec: ConvSpec, factory: Factory, identity: bool = True) -> Branches:
-    """bn(KxK(x) + 1x1(x) + x): no BatchNorm but after the sum; x where channels are equal and the stride is 1."""
-    sizes = {"kxk": spec.kernel_size} | ({} if spec.kernel_size == (1, 1) else {"1x1": (1, 1)})
-    parts: Branches = {name: chain(**centred_conv(spec, size, factory)) for name, size in sizes.items()}
     summed = Sum2d(parts | (bare_identity(spec, factory) if identity else {}))
     return {"bn_sum": chain(sum=summed, bn=nn.BatchNorm2d(spec.out_channels, **factory))}
 
@@ -175,8 +175,8 @@ BRANCHES |= {
     "dilated": dilated,
     "bn_sum": normalised_sum,
     "bn_sum_bias": partial(normalised_sum, bias=True),
-    "post_bn": post_addition_norm,  # RepVGG's table 7
-    "post_bn_1x1": partial(post_addition_norm, identity=False),  # DBB's table 4
+    "post_bn": partial(normalised_sum, inner_norm=False),  # RepVGG's table 7
+    "post_bn_1x1": partial(normalised_sum, inner_norm=False, identity=False),  # DBB's table 4
     "edge": edge_oriented,
 }
 BRANCH_SETS |= {
