@@ -19,6 +19,7 @@ from zoo.reparam.spec import ConvSpec
 from zoo.results.table import Column, Table
 from zoo.surgery.declared_layers import declare_layers
 from zoo.surgery.preserve import check_expandable, preserve
+from zoo.surgery.rewrite import replace_module
 from zoo.surgery.sites import OUTSIDE, Blocks, Left, Rule, Site, describe, find_sites
 from zoo.surgery.verify import prove_network
 
@@ -160,11 +161,7 @@ def convert_with_report(
             check_expandable(site)
         preserve(copy.deepcopy(model), sites, _batches(calibration, example))
     for site in sites:
-        finished = _finish(site)
-        if not site.name:
-            converted = finished
-        else:
-            converted.set_submodule(site.name, finished)
+        converted = replace_module(converted, site.conv, _finish(site))
         if site.norm_name:
             converted.set_submodule(site.norm_name, activation_of(site.norm))
     declare_layers(converted)
