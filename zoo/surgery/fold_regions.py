@@ -189,8 +189,11 @@ class _Folding:
 
     def _rewritten(self, name: str, path: str, group: list[Region]) -> tuple[nn.Module, list[RegionProof]]:
         """The layer that a whole module becomes, or a module that calls one for each region; and their proofs."""
-        if reason := self.restrictions.once(name) or _methods(self.model, name):
+        if reason := self.restrictions.once(name):
             raise ValueError(reason)
+        if not name and hasattr(self.model, "forward_features"):
+            why = "beside which forward_features and others would stay as they are"
+            raise ValueError(f"lies in the network's own forward, {why}")
         regions = within(path, group, self.calls, self.restrictions, self.fold_all)
         owner = self.model.get_submodule(name)
         if len(regions) == 1 and is_all_of_module(regions[0], *self.calls.arguments[name]):
@@ -204,10 +207,3 @@ class _Folding:
             layers[where] = region, layer
             proofs.append(proof)
         return rewrite_forward(owner, layers), proofs
-
-
-def _methods(model: nn.Module, name: str) -> str | None:
-    """Why the network itself cannot be rewritten: what else it offers would still compute the old way."""
-    if not name and hasattr(model, "forward_features"):
-        return "lies in the network's own forward, beside which forward_features and others would stay as they are"
-    return None

@@ -108,12 +108,8 @@ def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Modul
 def enclosing(region: Region) -> str:
     """The smallest module (its path in the graph) whose `forward` holds all of a region."""
     paths = [region.graph.around(node)[: -1 if node.op == "call_module" else None] for node in region.nodes]
-    shared = ""
-    for levels in zip(*paths, strict=False):
-        if len(set(levels)) > 1:
-            break
-        shared = levels[0]
-    return shared
+    shared = itertools.takewhile(lambda level: len(set(level)) == 1, zip(*paths, strict=False))
+    return ["", *(level[0] for level in shared)][-1]
 
 
 def signature(region: Region, path: str = "") -> tuple[str, ...]:
@@ -161,8 +157,9 @@ def name_for(region: Region, owner: nn.Module, taken: Collection[str]) -> str:
         names = (f"linear{i or ''}" for i in itertools.count())
         return next(name for name in names if name not in taken and not hasattr(owner, name))
     main = max(weighted, key=lambda t: owner.get_parameter(f"{t}.weight").numel())
-    others = [str(n.target) for n in region.graph.graph.nodes if n.op in ("call_module", "get_attr")]
-    others = [t for t in others if t not in targets]
+    others = {str(n.target) for n in region.graph.graph.nodes if n.op in ("call_module", "get_attr")}.difference(
+        targets
+    )
     parts = main.split(".")
     wholes = (".".join(parts[:length]) for length in range(1, len(parts)))
     return next((whole for whole in wholes if not any(t.startswith(f"{whole}.") for t in others)), main)
