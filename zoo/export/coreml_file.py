@@ -10,9 +10,8 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from zoo.export.engines import Run
+from zoo.export.engines import Run, on_tensors
 from zoo.export.formats import Format, Order
 from zoo.export.graphs import INPUT, OUTPUT, quiet
 
@@ -46,11 +45,7 @@ def _read(path: Path, precision: str) -> Run:
     import coremltools as ct
 
     model = ct.models.MLModel(str(path), compute_units=ct.ComputeUnit.CPU_ONLY)
-
-    def run(images: Tensor) -> Tensor:
-        return torch.from_numpy(model.predict({INPUT: images.numpy()})[OUTPUT])
-
-    return run
+    return on_tensors(lambda images: model.predict({INPUT: images})[OUTPUT])
 
 
 FILE = Format(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -131,6 +132,11 @@ class Engine:
             Column("parity", lambda one: one.reason if one.parity is None else str(one.parity)),
         ]
         return Table(columns, self.candidates).text()
+
+
+def on_tensors(run: Callable[[np.ndarray], np.ndarray]) -> Run:
+    """Let what computes on numpy arrays take tensors, in any memory layout, and give tensors."""
+    return lambda images: torch.from_numpy(run(images.contiguous().numpy()))
 
 
 def check_name(kind: str, name: str, known: tuple[str, ...]) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from zoo.export.engines import Run
+from zoo.export.engines import Run, on_tensors
 from zoo.export.formats import Format, Order
 from zoo.export.graphs import quiet
 
@@ -22,26 +21,26 @@ def _write(order: Order, path: Path) -> Counter[str]:
 
     with quiet("litert_torch"):
         litert_torch.convert(order.source.network, (order.source.example,)).export(str(path))
-    return Counter(operation["op_name"] for operation in _interpreter(path, 1)._get_ops_details())
+    return Counter(operation["op_name"] for operation in _interpreter(path)._get_ops_details())
 
 
 def _read(path: Path, precision: str) -> Run:
-    interpreter = _interpreter(path, 1)
+    interpreter = _interpreter(path)
     interpreter.allocate_tensors()
     (entry,), (output,) = interpreter.get_input_details(), interpreter.get_output_details()
 
-    def run(images: Tensor) -> Tensor:
-        interpreter.set_tensor(entry["index"], images.contiguous().numpy())
+    def run(images: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(entry["index"], images)
         interpreter.invoke()
-        return torch.from_numpy(interpreter.get_tensor(output["index"]))
+        return interpreter.get_tensor(output["index"])
 
-    return run
+    return on_tensors(run)
 
 
-def _interpreter(path: Path, threads: int):
+def _interpreter(path: Path):
     from ai_edge_litert.interpreter import Interpreter
 
-    return Interpreter(str(path), num_threads=threads)
+    return Interpreter(str(path), num_threads=1)
 
 
 FILE = Format(".tflite", "litert", _write, _read, batch="fixed")

@@ -9,9 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from zoo.export.engines import Run, Source
+from zoo.export.engines import Run, Source, on_tensors
 from zoo.export.formats import Format, Order
 from zoo.export.onnx_engine import graph_of
 from zoo.runtime.phones import mnn_runner
@@ -37,7 +35,7 @@ def mnn(source: Source, precision: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.mnn")
         write_mnn(source.onnx_graph, file)
-        return mnn_run(file, source.threads)
+        return on_tensors(mnn_runner(file, source.threads))
 
 
 def write_mnn(graph: onnx.ModelProto, path: Path) -> None:
@@ -58,15 +56,9 @@ def write_mnn(graph: onnx.ModelProto, path: Path) -> None:
         raise ValueError(f"MNN's converter does not take this network (exit code {child.returncode}): {last}")
 
 
-def mnn_run(path: Path, threads: int) -> Run:
-    """Run an MNN file. Not for concurrent calls. Raises: ValueError: It is none."""
-    run = mnn_runner(path, threads)
-    return lambda images: torch.from_numpy(run(images.numpy()))
-
-
 def _write(order: Order, path: Path) -> Counter[str]:
     write_mnn(graph_of(order), path)
     return Counter()  # MNN's Python package does not tell a file's operations
 
 
-FILE = Format(".mnn", "mnn", _write, lambda path, precision: mnn_run(path, 1))
+FILE = Format(".mnn", "mnn", _write, lambda path, precision: on_tensors(mnn_runner(path, 1)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo.export.engines import Run, Source
+from zoo.export.engines import Run, Source, on_tensors
 from zoo.export.formats import Format, Order
 from zoo.export.onnx_engine import graph_of
 from zoo.runtime.phones import ncnn_runner
@@ -24,7 +24,7 @@ def ncnn(source: Source, precision: str) -> Run:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "network.ncnn.param")
         write_ncnn(source.onnx_graph, source.example.shape[1:], file)
-        return ncnn_run(file, source.threads)
+        return on_tensors(ncnn_runner(file, source.threads))
 
 
 def write_ncnn(graph: onnx.ModelProto, image_shape: torch.Size, path: Path) -> None:
@@ -58,15 +58,9 @@ def layers(path: Path) -> Counter[str]:
     return Counter(kind for kind in (line.split()[0] for line in lines) if kind not in ("Input", "Split"))
 
 
-def ncnn_run(path: Path, threads: int) -> Run:
-    """Run ncnn files, image by image. Not for concurrent calls. Raises: ValueError: They are none."""
-    run = ncnn_runner(path, threads)
-    return lambda images: torch.from_numpy(run(images.numpy()))
-
-
 def _write(order: Order, path: Path) -> Counter[str]:
     write_ncnn(graph_of(order), order.source.example.shape[1:], path)
     return layers(path)
 
 
-FILE = Format(".ncnn.param", "ncnn", _write, lambda path, precision: ncnn_run(path, 1), batch="one")
+FILE = Format(".ncnn.param", "ncnn", _write, lambda path, precision: on_tensors(ncnn_runner(path, 1)), batch="one")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.export.cpu import saturates_int8
-from zoo.export.engines import Run, Source, missing_package
+from zoo.export.engines import Run, Source, missing_package, on_tensors
 from zoo.export.formats import Format, Order, Way
 from zoo.export.graphs import INPUT, OUTPUT, capture, quiet, to_onnx
 from zoo.export.int8 import MIXED, SPLIT, by_nncf, by_sensitivity
@@ -46,12 +46,7 @@ def inference_session(graph: bytes | str, threads: int) -> ort.InferenceSession:
 def session(graph: bytes | str, threads: int) -> Run:
     """Run a serialised ONNX graph, or the file of that name. Input and output pass without a copy."""
     runner = inference_session(graph, threads)
-
-    def run(images: Tensor) -> Tensor:
-        (output,) = runner.run([OUTPUT], {INPUT: images.contiguous().numpy()})
-        return torch.from_numpy(output)
-
-    return run
+    return on_tensors(lambda images: runner.run([OUTPUT], {INPUT: images})[0])
 
 
 def quantize_graph(

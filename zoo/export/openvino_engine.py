@@ -8,11 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from zoo.export.cpu import has_bf16
-from zoo.export.engines import Run, Source
+from zoo.export.engines import Run, Source, on_tensors
 from zoo.export.formats import Format, Order, Way
 from zoo.export.int8 import MIXED, SPLIT, by_nncf, by_sensitivity
 from zoo.runtime.engines import in_a_thread, openvino_core
@@ -58,12 +57,12 @@ def compiled(model: ov.Model, precision: str, threads: int) -> Run:
         fixed.reshape(ov_shape(*shape))
         return openvino_core().compile_model(fixed, "CPU", config).create_infer_request()
 
-    def run(images: Tensor) -> Tensor:
-        answer = request(tuple(images.shape))
-        answer.infer({0: images.contiguous().numpy()}, share_inputs=True, share_outputs=True)
-        return torch.from_numpy(answer.get_output_tensor(0).data.copy())  # the next call overwrites it
+    def run(images: np.ndarray) -> np.ndarray:
+        answer = request(images.shape)
+        answer.infer({0: images}, share_inputs=True, share_outputs=True)
+        return answer.get_output_tensor(0).data.copy()  # the next call overwrites it
 
-    return run
+    return on_tensors(run)
 
 
 def quantize_model(model: ov.Model, calibration: Sequence[Tensor], **options: Any) -> ov.Model:
@@ -94,7 +93,7 @@ def _mix(order: Order) -> ov.Model:
     assert order.goal is not None
 
     def runner(judged: ov.CompiledModel) -> Run:
-        return lambda images: torch.from_numpy(judged(_as_item(images))[0])
+        return on_tensors(lambda images: judged(images)[0])
 
     calibration = order.source.calibration
     model = _of_any_batch(order.source.openvino_model, calibration)
