@@ -12,14 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from zoo.compare import compare
 from zoo.cores import check_crowd
 from zoo.export.engines import ENGINES, PRECISIONS, Candidate, Engine, Source, check_name, refusal
 from zoo.export.mnn_engine import mnn
 from zoo.export.ncnn_engine import ncnn
 from zoo.export.onnx_engine import onnxruntime
 from zoo.export.openvino_engine import openvino
-from zoo.export.parity import References, check_fp32, references
+from zoo.export.parity import References, compare_engine, references
 from zoo.export.torch_engines import compile_, eager
 from zoo.network import example_input
 from zoo.surgery.deploy import deploy
@@ -138,9 +137,7 @@ def calibration_batches(calibration: Iterable[Tensor] | str | None, example: Ten
 def _build(source: Source, engine: str, precision: str, pairs: References) -> Engine:
     """One engine, its answers compared with PyTorch's."""
     run = BUILDERS[engine](source, precision)
-    parity = compare([run(images) for images, _ in pairs], [answer for _, answer in pairs])
-    if precision == "fp32":
-        check_fp32(parity, engine, source.network, pairs)
+    parity = compare_engine(run, engine, precision, source.network, pairs)
     return Engine(engine, precision, source.threads, parity, tuple(source.example.shape[1:]), run)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.atomic import atomic_files
-from zoo.compare import Agreement, compare
+from zoo.compare import Agreement
 from zoo.export import (
     coreml_file,
     executorch_file,
@@ -28,7 +28,7 @@ from zoo.export.compile import calibration_batches, deployed_network
 from zoo.export.engines import Run, Source, check_name, missing_package
 from zoo.export.formats import Format, Order
 from zoo.export.int8 import Attempt, Goal
-from zoo.export.parity import check_fp32, references
+from zoo.export.parity import compare_engine, references
 from zoo.network import class_names, facts
 
 FORMATS = {
@@ -127,10 +127,7 @@ def export_file(
             made.with_suffix(".json").write_text(said)
         num_bytes = sum(file.stat().st_size for file in made.parent.rglob("*") if file.is_file())
         if unchecked is None:
-            run = kind.read(made, precision)
-            parity = compare([run(images) for images, _ in pairs], [answer for _, answer in pairs])
-            if precision == "fp32":
-                check_fp32(parity, f"the {format} file", deployed, pairs)
+            parity = compare_engine(kind.read(made, precision), f"the {format} file", precision, deployed, pairs)
     shape, counts = (batch_size, *example.shape[1:]), dict(sorted(nodes.items()))
     return ExportedFile(str(path), format, structure, precision, shape, num_bytes, counts, parity, unchecked, attempts)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.compare import NOISE_FACTOR, Agreement, ParityError, in_float64, relative_error
+from zoo.compare import NOISE_FACTOR, Agreement, ParityError, compare, in_float64, relative_error
+from zoo.export.engines import Run
 
 RELATIVE_TOLERANCE = 1e-4
 
@@ -31,15 +32,20 @@ def references(network: nn.Module, batches: Sequence[Tensor]) -> References:
     return pairs
 
 
-def check_fp32(parity: Agreement, engine: str, network: nn.Module, pairs: References) -> None:
-    """Raise ParityError if an fp32 engine is further from PyTorch than rounding explains."""
-    images, answer = pairs[0]
-    bound = tolerance(network, images[:2], answer[:2])
-    if not parity.max_relative_error <= bound:
-        raise ParityError(
-            f"{engine} differs from PyTorch by {parity.max_relative_error:.1e} of the largest output "
-            f"(allowed: {bound:.1e})"
-        )
+def compare_engine(run: Run, name: str, precision: str, network: nn.Module, pairs: References) -> Agreement:
+    """Compare an engine's answers with those of the float32 network.
+
+    Raises:
+        ParityError: It computes in fp32 and is further from PyTorch than rounding explains.
+    """
+    parity = compare([run(images) for images, _ in pairs], [answer for _, answer in pairs])
+    if precision == "fp32":
+        images, answer = pairs[0]
+        bound = tolerance(network, images[:2], answer[:2])
+        if not parity.max_relative_error <= bound:
+            error = f"{parity.max_relative_error:.1e} of the largest output"
+            raise ParityError(f"{name} differs from PyTorch by {error} (allowed: {bound:.1e})")
+    return parity
 
 
 def tolerance(network: nn.Module, images: Tensor, answer: Tensor) -> float:
