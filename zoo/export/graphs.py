@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,6 +73,27 @@ def read_openvino(graph: onnx.ModelProto) -> ov.Model:
         file = Path(folder, "network.onnx")
         file.write_bytes(graph.SerializeToString())
         return ov.convert_model(file)
+
+
+def convert_onnx(
+    graph: onnx.ModelProto, path: Path, converter: str, command: Sequence[str], env: Mapping[str, str] | None = None
+) -> None:
+    """Make an ONNX graph another engine's file by that engine's own converter, in a process of its own.
+
+    Args:
+        path: The file that it is to write.
+        converter: Its name, for the message.
+        command: Its command line; it finds the graph in `network.onnx` and may write other files beside that.
+
+    Raises:
+        ValueError: It does not take the graph; with its last line.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "network.onnx").write_bytes(graph.SerializeToString())
+        child = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
+    if child.returncode or not path.is_file():
+        last = (child.stdout + child.stderr).strip().rpartition("\n")[2]
+        raise ValueError(f"{converter} does not take this network (exit code {child.returncode}): {last}")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.export.engines import Run, Source, on_tensors
 from zoo.export.formats import Format, Order
+from zoo.export.graphs import convert_onnx
 from zoo.export.onnx_engine import graph_of
 from zoo.runtime.phones import mnn_runner
 
@@ -44,16 +44,8 @@ def write_mnn(graph: onnx.ModelProto, path: Path) -> None:
     Raises:
         ValueError: The converter does not take the graph; with its last line.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "network.onnx")
-        file.write_bytes(graph.SerializeToString())
-        options = ["-f", "ONNX", "--modelFile", str(file), "--MNNModel", str(path), "--bizCode", "zoo"]
-        child = subprocess.run(
-            [sys.executable, "-I", "-c", _CONVERT, *options], env={}, capture_output=True, text=True, errors="replace"
-        )
-    if child.returncode or not path.is_file():
-        last = (child.stdout + child.stderr).strip().rpartition("\n")[2]
-        raise ValueError(f"MNN's converter does not take this network (exit code {child.returncode}): {last}")
+    options = ["-f", "ONNX", "--modelFile", "network.onnx", "--MNNModel", str(path.absolute()), "--bizCode", "zoo"]
+    convert_onnx(graph, path, "MNN's converter", [sys.executable, "-I", "-c", _CONVERT, *options], env={})
 
 
 def _write(order: Order, path: Path) -> Counter[str]:

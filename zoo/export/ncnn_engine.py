@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from zoo.export.engines import Run, Source, on_tensors
 from zoo.export.formats import Format, Order
+from zoo.export.graphs import convert_onnx
 from zoo.export.onnx_engine import graph_of
 from zoo.runtime.phones import ncnn_runner
 
@@ -27,7 +26,7 @@ def ncnn(source: Source, precision: str) -> Run:
         return on_tensors(ncnn_runner(file, source.threads))
 
 
-def write_ncnn(graph: onnx.ModelProto, image_shape: torch.Size, path: Path) -> None:
+def write_ncnn(graph: onnx.ModelProto, image_shape: Sequence[int], path: Path) -> None:
     """Convert an ONNX graph to the two files of ncnn, weights in float32.
 
     Args:
@@ -39,15 +38,10 @@ def write_ncnn(graph: onnx.ModelProto, image_shape: torch.Size, path: Path) -> N
     """
     import pnnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "network.onnx").write_bytes(graph.SerializeToString())
-        size = ",".join(map(str, (1, *image_shape)))
-        files = [f"ncnnparam={path.absolute()}", f"ncnnbin={path.absolute().with_suffix('.bin')}"]
-        command = [pnnx.EXEC_PATH, "network.onnx", f"inputshape=[{size}]f32", "fp16=0", *files]
-        child = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-    if child.returncode or not path.is_file():
-        last = (child.stdout + child.stderr).strip().rpartition("\n")[2]
-        raise ValueError(f"pnnx does not take this network (exit code {child.returncode}): {last}")
+    size = ",".join(map(str, (1, *image_shape)))
+    files = [f"ncnnparam={path.absolute()}", f"ncnnbin={path.absolute().with_suffix('.bin')}"]
+    command = [pnnx.EXEC_PATH, "network.onnx", f"inputshape=[{size}]f32", "fp16=0", *files]
+    convert_onnx(graph, path, "pnnx", command)
     if foreign := [kind for kind in layers(path) if "." in kind or "::" in kind]:
         raise ValueError(f"ncnn has no layer for {', '.join(foreign)} of this network")
 
