@@ -92,8 +92,7 @@ def quantization_report(model: nn.Module, calibration: Iterable[Tensor]) -> Quan
     network = deployed_network(model, batches[0])
     layers = {name: one for name, one in network.named_modules() if isinstance(one, (nn.Conv2d, nn.Linear))}
     with torch.no_grad():
-        exact = [network(images) for images in batches]
-        ranges = _input_ranges(network, layers, batches)
+        ranges, exact = _input_ranges(network, layers, batches)
         figures = _alone(network, layers, ranges, batches)
         rounded = _all_in_int8(network, ranges)
         noisy = [rounded(images) for images in batches]
@@ -122,23 +121,30 @@ def _weights_before(model: nn.Module) -> dict[str, float]:
 Ranges = dict[str, tuple[float, float]]
 
 
-def _input_ranges(network: nn.Module, layers: dict[str, Layer], batches: list[Tensor]) -> Ranges:
-    """(smallest, largest) input of every layer over all images, zero included."""
-    ranges: Ranges = {}
+def _watch(
+    network: nn.Module, layers: dict[str, Layer], batches: list[Tensor], see: Callable[[str, Tensor, Tensor], None]
+) -> list[Tensor]:
+    """Run a network, with `see(name, input, output)` called for each layer as it computes; the network's outputs."""
 
-    def widen(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            low, high = ranges.get(name, (0.0, 0.0))
-            ranges[name] = (min(low, float(inputs[0].min())), max(high, float(inputs[0].max())))
-
-        return hook
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
+        return lambda _, inputs, output: see(name, inputs[0], output)
 
     with contextlib.ExitStack() as stack:
         for name, layer in layers.items():
-            stack.callback(layer.register_forward_pre_hook(widen(name)).remove)
-        for images in batches:
-            network(images)
-    return ranges
+            stack.callback(layer.register_forward_hook(hook(name)).remove)
+        return [network(images) for images in batches]
+
+
+def _input_ranges(network: nn.Module, layers: dict[str, Layer], batches: list[Tensor]) -> tuple[Ranges, list[Tensor]]:
+    """(smallest, largest) input of every layer over all images, zero included; and the network's outputs."""
+    ranges: Ranges = {}
+
+    def widen(name: str, x: Tensor, _: Tensor) -> None:
+        low, high = ranges.get(name, (0.0, 0.0))
+        ranges[name] = (min(low, float(x.min())), max(high, float(x.max())))
+
+    outputs = _watch(network, layers, batches, widen)
+    return ranges, outputs
 
 
 def _alone(
@@ -147,23 +153,17 @@ def _alone(
     """SQNR in dB of each layer's output on the float network's inputs: weights per channel, per tensor, input."""
     energy = {name: torch.zeros(4, dtype=torch.float64) for name in ranges}  # of the output, and of three noises
 
-    def measure(name: str, layer: Layer) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            variants = (
-                _apply(layer, inputs[0], round_weight(layer.weight, per_channel=True)),
-                _apply(layer, inputs[0], round_weight(layer.weight, per_channel=False)),
-                _apply(layer, round_input(inputs[0], *ranges[name]), layer.weight),
-            )
-            terms = [output, *(variant - output for variant in variants)]
-            energy[name] += torch.stack([term.double().square().sum() for term in terms]).cpu()
+    def measure(name: str, x: Tensor, output: Tensor) -> None:
+        layer = layers[name]
+        variants = (
+            _apply(layer, x, round_weight(layer.weight, per_channel=True)),
+            _apply(layer, x, round_weight(layer.weight, per_channel=False)),
+            _apply(layer, round_input(x, *ranges[name]), layer.weight),
+        )
+        terms = [output, *(variant - output for variant in variants)]
+        energy[name] += torch.stack([term.double().square().sum() for term in terms]).cpu()
 
-        return hook
-
-    with contextlib.ExitStack() as stack:
-        for name, layer in layers.items():
-            stack.callback(layer.register_forward_hook(measure(name, layer)).remove)
-        for images in batches:
-            network(images)
+    _watch(network, layers, batches, measure)
     return {name: tuple(decibels(float(e[0]), float(noise)) for noise in e[1:]) for name, e in energy.items()}
 
 
