@@ -106,12 +106,9 @@ def cut(image: Image.Image, how: Preparation) -> Image.Image:
     size = _resized(image.height, image.width, math.floor(height / how.crop_pct), math.floor(width / how.crop_pct), how)
     if size != (image.width, image.height):
         image = image.resize(size, Image.Resampling[how.interpolation.upper()])
-    left, top = _offset(image.width, width), _offset(image.height, height)
-    if left >= 0 and top >= 0:
-        return image.crop((left, top, left + width, top + height))
-    fill = [round(255 * value) for value in how.mean] if how.crop_mode == "border" else [0, 0, 0]
-    canvas = Image.new("RGB", (width, height), (fill[0], fill[1], fill[2]))
-    canvas.paste(image, (-left, -top))
+    red, green, blue = (round(255 * value) if how.crop_mode == "border" else 0 for value in how.mean)
+    canvas = Image.new("RGB", (width, height), (red, green, blue))
+    canvas.paste(image, (-_offset(image.width, width), -_offset(image.height, height)))
     return canvas
 
 
