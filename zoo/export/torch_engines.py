@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +16,17 @@ from zoo.export.engines import DTYPES, Run, Source
 
 def eager(source: Source, precision: str) -> Run:
     """The deployed network as it is, in channels_last and the wanted precision."""
-    return _runner(_prepared(source.network, precision), source, precision)
+    return _runner(source, precision)
 
 
 def compile_(source: Source, precision: str) -> Run:
     """torch.compile with frozen weights. It compiles anew, for up to minutes, at every new input shape."""
-    network = _prepared(source.network, precision)
-    compiled = torch.compile(network, dynamic=False, options={"freezing": True})
-    return _runner(compiled, source, precision)
+    return _runner(source, precision, partial(torch.compile, dynamic=False, options={"freezing": True}))
 
 
-def _prepared(network: nn.Module, precision: str) -> nn.Module:
-    return copy.deepcopy(network).to(dtype=DTYPES[precision]).to(memory_format=torch.channels_last)
-
-
-def _runner(network: Run, source: Source, precision: str) -> Run:
+def _runner(source: Source, precision: str, compiler: Callable[[nn.Module], Run] = lambda network: network) -> Run:
     device, dtype = source.example.device, DTYPES[precision]
+    network = compiler(copy.deepcopy(source.network).to(dtype=dtype).to(memory_format=torch.channels_last))
 
     def run(images: Tensor) -> Tensor:
         with torch_threads(source.threads), torch.inference_mode():
