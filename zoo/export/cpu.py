@@ -1,5 +1,6 @@
 """How this CPU computes in short number formats, from the flags that the kernel reports."""
 
+import re
 from functools import cache
 from pathlib import Path
 
@@ -8,13 +9,9 @@ from pathlib import Path
 def cpu_flags() -> frozenset[str]:
     """Instruction sets in the Linux kernel's spelling (`avx512_vnni`, `amx_bf16`); empty on other systems."""
     info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return frozenset()
-    for line in info.read_text(errors="replace").splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):  # x86, Arm
-            return frozenset(value.split())
-    return frozenset()
+    text = info.read_text(errors="replace") if info.is_file() else ""
+    found = re.search(r"^(?:flags|Features)\s*:(.*)", text, re.MULTILINE)  # x86, Arm
+    return frozenset(found[1].split() if found else ())
 
 
 def has_bf16() -> bool:
