@@ -54,7 +54,7 @@ def compiled(model: ov.Model, precision: str, threads: int) -> Run:
     @lru_cache(maxsize=SHAPES_KEPT)
     def request(shape: tuple[int, ...]) -> ov.InferRequest:
         fixed = model.clone()
-        fixed.reshape(ov_shape(*shape))
+        fixed.reshape([*shape])
         return openvino_core().compile_model(fixed, "CPU", config).create_infer_request()
 
     def run(images: np.ndarray) -> np.ndarray:
@@ -113,7 +113,7 @@ WAYS: dict[str, Way] = {
 def _of_any_batch(model: ov.Model, images: Sequence[Tensor]) -> ov.Model:
     """A copy that takes any number of such images."""
     model = model.clone()
-    model.reshape(ov_shape(-1, *images[0].shape[1:]))
+    model.reshape([-1, *images[0].shape[1:]])
     return model
 
 
@@ -131,15 +131,10 @@ def _kept_in_float(model: ov.Model) -> list[str]:
 
 def _is_dense_layer(op: ov.Node) -> bool:
     """A linear layer, or an ungrouped convolution that makes maps (squeeze-and-excitation makes 1×1)."""
-    kind = op.get_type_name()
-    return kind == "MatMul" or (kind == "Convolution" and op.get_output_partial_shape(0)[2:] != ov_shape(1, 1))
-
-
-def ov_shape(*sizes: int) -> ov.PartialShape:
-    """A shape with -1 for a free size."""
     import openvino as ov
 
-    return ov.PartialShape(list(sizes))
+    kind, size = op.get_type_name(), op.get_output_partial_shape(0)[2:]
+    return kind == "MatMul" or (kind == "Convolution" and size != ov.PartialShape([1, 1]))
 
 
 def _write(order: Order, path: Path) -> Counter[str]:
@@ -147,7 +142,7 @@ def _write(order: Order, path: Path) -> Counter[str]:
 
     source = order.source
     model = order.way(order) if order.way else source.openvino_model
-    model.reshape(ov_shape(-1 if order.free_batch else len(source.example), *source.example.shape[1:]))
+    model.reshape([-1 if order.free_batch else len(source.example), *source.example.shape[1:]])
     model.set_rt_info(order.said, "zoo")
     ov.save_model(model, path, compress_to_fp16=order.precision == "fp16")
     kinds = (op.get_type_name() for op in model.get_ops())
