@@ -5,20 +5,19 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zoo.cores import available_cores
+from zoo.runtime.phones import Array, mnn_runner, ncnn_runner
 
 if TYPE_CHECKING:
     import openvino as ov
 
 T = TypeVar("T")
-Array = NDArray[np.float32]
 
 
 class Session(NamedTuple):
@@ -91,29 +90,17 @@ def _openvino(path: Path) -> Session:
     )
 
 
-def _beside(path: Path) -> str | None:
-    """What a file that has no place for it is said to want, in a JSON file beside it."""
+def _on_phones(runner: Callable[[Path, int], Callable[[Array], Array]], path: Path) -> Session:
+    """A phone's file has no place for what is said of it: that is in a JSON file beside it."""
     side = path.with_suffix(".json")
-    return side.read_text() if side.is_file() else None
-
-
-def _ncnn(path: Path) -> Session:
-    from zoo.runtime.phones import ncnn_runner
-
-    return Session(ncnn_runner(path, available_cores()), None, _beside(path))
-
-
-def _mnn(path: Path) -> Session:
-    from zoo.runtime.phones import mnn_runner
-
-    return Session(mnn_runner(path, available_cores()), None, _beside(path))
+    return Session(runner(path, available_cores()), None, side.read_text() if side.is_file() else None)
 
 
 KINDS = {
     ".onnx": Kind("onnxruntime", _onnxruntime),
     ".xml": Kind("openvino", _openvino),
-    ".param": Kind("ncnn", _ncnn),
-    ".mnn": Kind("MNN", _mnn),
+    ".param": Kind("ncnn", partial(_on_phones, ncnn_runner)),
+    ".mnn": Kind("MNN", partial(_on_phones, mnn_runner)),
 }
 """Ending → kind of file."""
 
