@@ -43,9 +43,9 @@ def _function(operation: Operation, axis: int) -> Callable[[Tensor, Tensor], Ten
 
 def onnxruntime(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int) -> Call:
     """ONNX Runtime on the CPU; the result's memory is allocated at every call, as in a network."""
-    from zoo.export.onnx_engine import inference_session
+    from zoo.runtime.engines import onnx_session
 
-    session = inference_session(_graph(operation, axis, a).SerializeToString(), threads)
+    session = onnx_session(_graph(operation, axis, a).SerializeToString(), threads)
     inputs = {"a": a.numpy(), "b": b.numpy()}
     return lambda: session.run(None, inputs)
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+import numpy as np
 
 import torch
 from torch import Tensor
@@ -17,12 +18,11 @@ from zoo.export.cpu import saturates_int8
 from zoo.export.engines import Run, Source, missing_package, on_tensors
 from zoo.export.formats import Format, Order, Way
 from zoo.export.graphs import INPUT, OUTPUT, capture, quiet, to_onnx
+from zoo.runtime.engines import onnx_session
 from zoo.export.int8 import MIXED, SPLIT, by_nncf, by_sensitivity
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
-    import onnxruntime as ort
 
 
 def onnxruntime(source: Source, precision: str) -> Run:
@@ -33,20 +33,10 @@ def onnxruntime(source: Source, precision: str) -> Run:
     return session(graph.SerializeToString(), source.threads)
 
 
-def inference_session(graph: bytes | str, threads: int) -> ort.InferenceSession:
-    """Load a serialised ONNX graph, or the file of that name, on the CPU."""
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors only: warnings go to stderr past Python
-    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
 def session(graph: bytes | str, threads: int) -> Run:
     """Run a serialised ONNX graph, or the file of that name. Input and output pass without a copy."""
-    runner = inference_session(graph, threads)
-    return on_tensors(lambda images: runner.run([OUTPUT], {INPUT: images})[0])
+    runner = onnx_session(graph, threads)
+    return on_tensors(lambda images: np.asarray(runner.run([OUTPUT], {INPUT: images})[0]))
 
 
 def quantize_graph(

@@ -15,6 +15,7 @@ from zoo.cores import available_cores
 from zoo.runtime.phones import Array, mnn_runner, ncnn_runner
 
 if TYPE_CHECKING:
+    import onnxruntime as ort
     import openvino as ov
 
 T = TypeVar("T")
@@ -62,12 +63,18 @@ def open_session(path: str | Path) -> Session:
         raise ValueError(f"{path}: {kind.package} cannot open it: {what}") from error
 
 
-def _onnxruntime(path: Path) -> Session:
+def onnx_session(graph: bytes | str, threads: int = 0) -> ort.InferenceSession:
+    """Load a serialised ONNX graph, or the file of that name, on the CPU; 0 threads: one a core."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: warnings go to stderr past Python
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(path: Path) -> Session:
+    session = onnx_session(str(path))
     (images,) = session.get_inputs()
     number = images.shape[0]
     return Session(
