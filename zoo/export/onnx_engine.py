@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-import numpy as np
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +17,8 @@ from zoo.export.cpu import saturates_int8
 from zoo.export.engines import Run, Source, missing_package, on_tensors
 from zoo.export.formats import Format, Order, Way
 from zoo.export.graphs import INPUT, OUTPUT, capture, quiet, to_onnx
-from zoo.runtime.engines import onnx_session
 from zoo.export.int8 import MIXED, SPLIT, by_nncf, by_sensitivity
+from zoo.runtime.engines import onnx_session
 
 if TYPE_CHECKING:
     import onnx
@@ -51,47 +50,35 @@ def quantize_graph(
         per_channel: A scale for each output channel of a weight; else one for all of it.
     """
     import onnx
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
+    from onnxruntime import quantization as ort
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    class Batches(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches: Iterator[Tensor] = iter(calibration)
+    items = map(_as_item, calibration)
 
+    class Batches(ort.CalibrationDataReader):
         def get_next(self) -> dict | None:
-            batch = next(self.batches, None)
-            return None if batch is None else _as_item(batch)
+            return next(items, None)
 
     graph = copy.deepcopy(graph)  # quantize_static writes into it
     add_pre_process_metadata(graph)  # the exporter has folded constants already
     with quiet("root"), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "int8.onnx")
-        quantize_static(
+        ort.quantize_static(
             graph,
             file,
             Batches(),
-            quant_format=QuantFormat.QDQ,
+            quant_format=ort.QuantFormat.QDQ,
             per_channel=per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            activation_type=ort.QuantType.QUInt8,
+            weight_type=ort.QuantType.QInt8,
             reduce_range=saturates_int8(),
-            calibrate_method=CalibrationMethod[ranges],
+            calibrate_method=ort.CalibrationMethod[ranges],
         )
         return onnx.load(file)
 
 
 def _static(order: Order, ranges: str = "MinMax") -> onnx.ModelProto:
     return quantize_graph(_of_any_batch(order), order.source.calibration, ranges)
-
-
-def _correct_biases(order: Order) -> onnx.ModelProto:
-    return by_nncf(_of_any_batch(order), [*map(_as_item, order.source.calibration)])
 
 
 def _mix(order: Order) -> onnx.ModelProto:
@@ -106,7 +93,7 @@ def _mix(order: Order) -> onnx.ModelProto:
 
 def _of_any_batch(order: Order) -> onnx.ModelProto:
     """The graph with its batch size free: calibration batches may have any."""
-    return graph_of(dataclasses.replace(order, free_batch=True))
+    return to_onnx(order.source.program, order.opset)
 
 
 def _as_item(images: Tensor) -> dict[str, np.ndarray]:
@@ -116,7 +103,7 @@ def _as_item(images: Tensor) -> dict[str, np.ndarray]:
 WAYS: dict[str, Way] = {
     "minimum and maximum": _static,
     "percentiles": lambda order: _static(order, "Percentile"),
-    "corrected biases": _correct_biases,
+    "corrected biases": lambda order: by_nncf(_of_any_batch(order), [*map(_as_item, order.source.calibration)]),
     SPLIT: lambda order: _static(order.split()),
     MIXED: _mix,
 }

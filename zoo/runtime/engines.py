@@ -98,7 +98,7 @@ def _openvino(path: Path) -> Session:
 
 
 def _on_phones(runner: Callable[[Path, int], Callable[[Array], Array]], path: Path) -> Session:
-    """A phone's file has no place for what is said of it: that is in a JSON file beside it."""
+    """Open a phone's file; what is said of its images is in a JSON file beside it, as it has no place for that."""
     side = path.with_suffix(".json")
     return Session(runner(path, available_cores()), None, side.read_text() if side.is_file() else None)
 
