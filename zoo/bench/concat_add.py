@@ -10,8 +10,8 @@ Ghost modules concatenate two maps, RepGhost modules add them. Four comparisons,
 The paper shows the first; a network exchanges what the second compares.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,17 +20,17 @@ from timm.models.repghost import RepGhostModule
 from torch import Tensor, nn
 
 from zoo.bench.joins import JOINS
-from zoo.bench.memory import bounded_memory
-from zoo.bench.outcome import note_failure
+from zoo.bench.outcome import measuring
 from zoo.bench.statistics import noise_warning, paired_ratio, summarize
 from zoo.bench.structures import build_structures, settle_norms
 from zoo.bench.timing import Plan, Timings, interleave
 from zoo.export.compile import BUILDERS, deployed_network
 from zoo.export.engines import Source, refusal
-from zoo.export.torch_engines import torch_threads
 from zoo.results.records import Join, Side
 
-Calls = dict[str, Callable[[], object]]
+TORCH = ("eager", "compile")
+IMPOSSIBLE = (RuntimeError, ValueError)
+"""What an engine raises on what it cannot take."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,18 @@ def measure_operators(shape: Shape, batch_size: int, engine: str, layout: str, t
     setting = {"batch_size": batch_size, "engine": engine, "layout": layout, "threads": threads}
     records = [_record(comparison, shape, **setting) for comparison in ("operator", "equal width")]
     elements = batch_size * shape.channels * shape.side**2
-
-    def calls() -> Calls:
+    with measuring(records, threads, IMPOSSIBLE):
+        _check(engine)
         a, b = (_map(records[0], shape.channels) for _ in range(2))
         wide_a, wide_b = (_map(records[0], 2 * shape.channels) for _ in range(2))
         join = JOINS[engine]
-        axis = 1 if layout == "nchw" or engine in ("eager", "compile") else 3
-        return {
+        axis = 1 if layout == "nchw" or engine in TORCH else 3
+        calls = {
             "concat": join("concat", axis, a, b, threads),
             "add": join("add", axis, a, b, threads),
             "wide add": join("add", axis, wide_a, wide_b, threads),
         }
-
-    timings = _time(calls, plan, records)
-    if timings is not None:
+        timings = interleave(calls, plan)
         _compare(records[0], timings, "concat", "add", (16 * elements, 12 * elements))
         _compare(records[1], timings, "concat", "wide add", (16 * elements, 24 * elements))
     return records
@@ -89,71 +87,52 @@ def measure_operators(shape: Shape, batch_size: int, engine: str, layout: str, t
 
 def _map(record: Join, channels: int) -> Tensor:
     """A random map. Torch keeps the shape (N, C, H, W) in both layouts; for the graph engines NHWC is a shape."""
-    size = (record.batch_size, channels, record.side, record.side)
     if record.layout == "nchw":
-        return torch.randn(size)
-    if record.engine in ("eager", "compile"):
-        return torch.randn(size).contiguous(memory_format=torch.channels_last)
-    return torch.randn(size[0], size[2], size[3], size[1])
+        return torch.randn(record.batch_size, channels, record.side, record.side)
+    nhwc = torch.randn(record.batch_size, record.side, record.side, channels)
+    return nhwc.permute(0, 3, 1, 2) if record.engine in TORCH else nhwc
 
 
 def measure_modules(shape: Shape, batch_size: int, engine: str, threads: int, plan: Plan) -> list[Join]:
     """timm's Ghost module (concat) against RepGhost's (add) of the same input and output width, both deployed."""
     record = _record("module", shape, batch_size=batch_size, engine=engine, layout="", threads=threads)
-
-    def calls() -> Calls:
+    with measuring([record], threads, IMPOSSIBLE):
+        _check(engine)
         images = torch.randn(batch_size, shape.inputs, shape.side, shape.side)
-        modules = {"concat": GhostModule, "add": RepGhostModule}
-        return {
-            name: _on_engine(_prepared(make(shape.inputs, 2 * shape.channels), images), engine, images, threads)
-            for name, make in modules.items()
-        }
-
-    return _measure_pair(record, calls, plan)
+        networks = {}
+        for name, module_class in (("concat", GhostModule), ("add", RepGhostModule)):
+            module = module_class(shape.inputs, 2 * shape.channels)
+            settle_norms(module, images)
+            networks[name] = deployed_network(module, images)
+        _measure_pair(record, networks, images, plan)
+    return [record]
 
 
 def measure_networks(width: float, batch_size: int, img_size: int, engine: str, threads: int, plan: Plan) -> list[Join]:
     """timm's GhostNet against RepGhostNet of the same width multiplier, deployed, on the same engine."""
     case = {"comparison": "network", "stage": f"{width:.1f}x", "side": img_size}
     record = Join(**case, batch_size=batch_size, engine=engine, layout="", threads=threads)
-
-    def calls() -> Calls:
+    with measuring([record], threads, IMPOSSIBLE):
+        _check(engine)
         images = torch.randn(batch_size, 3, img_size, img_size)
         names = {"concat": f"timm/ghostnet_{round(100 * width):03d}", "add": f"repghostnet_{width:.1f}x"}
         networks = {key: build_structures(name, ["deployed"], images)["deployed"] for key, name in names.items()}
-        return {key: _on_engine(network, engine, images, threads) for key, network in networks.items()}
-
-    return _measure_pair(record, calls, plan)
-
-
-def _prepared(module: nn.Module, images: Tensor) -> nn.Module:
-    settle_norms(module, images)
-    return deployed_network(module, images)
-
-
-def _on_engine(network: nn.Module, engine: str, images: Tensor, threads: int) -> Callable[[], object]:
-    run = BUILDERS[engine](Source(network, images, threads=threads), "fp32")
-    return lambda: run(images)
-
-
-def _measure_pair(record: Join, calls: Callable[[], Calls], plan: Plan) -> list[Join]:
-    timings = _time(calls, plan, [record])
-    if timings is not None:
-        _compare(record, timings, "concat", "add")
+        _measure_pair(record, networks, images, plan)
     return [record]
 
 
-def _time(calls: Callable[[], Calls], plan: Plan, records: list[Join]) -> Timings | None:
-    """Build and time; where that is impossible, say why in the records and give None."""
-    try:
-        if reason := refusal(records[0].engine, "fp32"):
-            raise ValueError(reason)
-        with torch_threads(records[0].threads), bounded_memory():
-            return interleave(calls(), plan)
-    except (RuntimeError, ValueError, MemoryError) as error:
-        for record in records:
-            note_failure(record, error)
-        return None
+def _measure_pair(record: Join, networks: dict[str, nn.Module], images: Tensor, plan: Plan) -> None:
+    """Time two deployed networks on the record's engine."""
+    build = BUILDERS[record.engine]
+    runs = {name: build(Source(net, images, threads=record.threads), "fp32") for name, net in networks.items()}
+    timings = interleave({name: partial(run, images) for name, run in runs.items()}, plan)
+    _compare(record, timings, "concat", "add")
+
+
+def _check(engine: str) -> None:
+    """Refuse an engine that does not run on this machine. Raises: ValueError."""
+    if reason := refusal(engine, "fp32"):
+        raise ValueError(reason)
 
 
 def _compare(record: Join, timings: Timings, concat: str, add: str, moved: tuple[int, int] | None = None) -> None:

@@ -12,13 +12,17 @@ from zoo.results.records import Record, Timed
 
 
 @contextmanager
-def measuring(records: Sequence[Record], threads: int) -> Iterator[None]:
-    """Measure within on so many threads; memory that runs out is the outcome of all records, and ends the block."""
+def measuring(records: Sequence[Record], threads: int, expected: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Measure within on so many threads; memory that runs out is the outcome of all records, and ends the block.
+
+    Args:
+        expected: Other errors of which this is true.
+    """
     try:
         with torch_threads(threads), bounded_memory():
             yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+    except (RuntimeError, MemoryError, *expected) as error:
+        if not (is_out_of_memory(error) or isinstance(error, expected)):
             raise
         for record in records:
             note_failure(record, error)
