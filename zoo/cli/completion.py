@@ -4,13 +4,15 @@ bash: `eval "$(zoo completion bash)"`; zsh: the same, after `autoload -U compini
 """
 
 import argparse
-from dataclasses import dataclass, field
+import pkgutil
+from dataclasses import dataclass
 from typing import Literal
 
 import shtab
 
 from zoo.cli.config import parser_of
-from zoo.cli.main import ZOO, Group, load
+from zoo.cli.main import ZOO, Group
+from zoo.settings import positional
 
 
 @dataclass(kw_only=True)
@@ -20,7 +22,7 @@ class CompletionConfig:
     It is for `eval`: eval "$(zoo completion bash)".
     """
 
-    shell: Literal["bash", "zsh"] = field(metadata={"positional": "SHELL"})
+    shell: Literal["bash", "zsh"] = positional("SHELL")
     """bash or zsh"""
 
 
@@ -39,7 +41,7 @@ def _add_commands(parser: argparse.ArgumentParser, group: Group) -> None:
         if isinstance(command, Group):
             _add_commands(places.add_parser(name, help=command.help, description=command.help), command)
             continue
-        flags = parser_of(load(command.settings), name, choices=True)
+        flags = parser_of(pkgutil.resolve_name(command.settings), name, choices=True)
         for action in flags._actions:
             if action.nargs != 0 and not action.choices and action.metavar not in ("N", "X"):
                 action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ that help and mistakes in flags take no time.
 """
 
 import contextlib
-import importlib
+import pkgutil
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class Command(NamedTuple):
     @property
     def help(self) -> str:
         """What it does, in one line."""
-        return load(self.settings).__doc__.split("\n")[0]
+        return pkgutil.resolve_name(self.settings).__doc__.split("\n")[0]
 
 
 class Group(NamedTuple):
@@ -90,24 +90,18 @@ def main(argv: list[str] | None = None, command: str | None = None) -> int:
 def _run(command: Command, argv: list[str], prog: str) -> int:
     from zoo.cli.config import parse  # not needed for the overview of commands
 
-    settings_class = load(command.settings)
+    settings_class = pkgutil.resolve_name(command.settings)
     settings = parse(settings_class, argv, prog)
-    if command.base and (before := load(command.base)(settings)):
+    if command.base and (before := pkgutil.resolve_name(command.base)(settings)):
         settings = parse(settings_class, argv, prog, before)
     for_people = contextlib.redirect_stdout(sys.stderr) if "--json" in argv else contextlib.nullcontext()
     with for_people:
-        results = load(command.run)(settings)
+        results = pkgutil.resolve_name(command.run)(settings)
     if "--json" in argv and results is not None:
         from zoo.results.files import to_json
 
         print(to_json(results))
     return 0
-
-
-def load(place: str) -> Any:
-    """Import what a place `module:name` names."""
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _answer(group: Group, argv: list[str], prog: str) -> int:
