@@ -127,7 +127,7 @@ def test_mistakes_are_one_line(capsys, argv, message):
 
 
 def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("zoo.cli.errors.os.access", lambda folder, mode: False)  # root may write anywhere
+    monkeypatch.setattr("zoo.cli.config.os.access", lambda folder, mode: False)  # root may write anywhere
     code, _, errors = run(capsys, "latency", "--model", "repvgg_tiny", "--results-file", str(tmp_path / "a.json"))
     assert code == 2
     assert "may not be written to" in errors

@@ -8,6 +8,7 @@ command line), the key and the nearest key that exists; exit code 2.
 import argparse
 import dataclasses
 import math
+import os
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, TypeVar, Union
 import msgspec
 from docstring_parser import parse_from_object
 
-from zoo.cli.errors import UsageError, check_folders
+from zoo.cli.errors import UsageError
 from zoo.cli.recipe import read_recipe, read_yaml
 from zoo.nearest import did_you_mean
 from zoo.resources import find_config
@@ -235,10 +236,15 @@ def _check_written(files: Mapping[str, str | None]) -> None:
     """Refuse what nobody can write, and two outputs in one file, before the work. Raises: UsageError."""
     flags: dict[Path, str] = {}
     for name, file in files.items():
-        if file is not None:
-            check_folders(file)
-            if (before := flags.setdefault(Path(file).resolve(), name)) != name:
-                raise UsageError(f"{_flag(name)} and {_flag(before)} both name {file}")
+        if file is None:
+            continue
+        path = Path(file).resolve()
+        if not path.parent.is_dir():
+            raise UsageError(f"the folder of {file} does not exist")
+        if not os.access(path.parent, os.W_OK):
+            raise UsageError(f"the folder of {file} may not be written to")
+        if (before := flags.setdefault(path, name)) != name:
+            raise UsageError(f"{_flag(name)} and {_flag(before)} both name {file}")
 
 
 def _assemble(settings_class: type[Settings], settings: Mapping[str, Setting], values: Mapping[str, Any]) -> Settings:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from zoo.mishaps import is_out_of_memory
 from zoo.untrusted import printable
@@ -13,18 +12,6 @@ USAGE, RUNTIME = 2, 1
 
 class UsageError(ValueError):
     """The user asked for something impossible: exit code 2."""
-
-
-def check_folders(*files: str | None) -> None:
-    """Refuse a file that nobody can write before the work, not after it. Raises: UsageError."""
-    for file in files:
-        if file is None:
-            continue
-        folder = Path(file).resolve().parent
-        if not folder.is_dir():
-            raise UsageError(f"the folder of {file} does not exist")
-        if not os.access(folder, os.W_OK):
-            raise UsageError(f"the folder of {file} may not be written to")
 
 
 def report(program: str, body: Callable[[], int]) -> int:
