@@ -8,12 +8,13 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from zoo.cli.errors import UsageError
-from zoo.cli.networks import calibration, labelled, open_weights
+from zoo.cli.networks import calibration, open_weights
 from zoo.cli.results import show_log
+from zoo.data import labelled_images
 from zoo.export.config import ExportConfig
 from zoo.export.files import FORMATS, STRUCTURES, ExportedFile, check_request, export_file
 from zoo.export.int8 import Goal
-from zoo.network import example_input
+from zoo.network import example_input, preprocessing
 from zoo.results.table import Table
 from zoo.surgery.deploy import is_deployed
 
@@ -47,7 +48,8 @@ def run(config: ExportConfig) -> dict[str, Any]:
         for structure in structures
     ]
     _show(files)
-    return {"model": name, "files": [_record(file) for file in files]}
+    facts = [{**dataclasses.asdict(file), "parity": file.parity and file.parity.to_dict()} for file in files]
+    return {"model": name, "files": facts}
 
 
 def _path(output: str, suffix: str, structure: str, both: bool) -> Path:
@@ -69,7 +71,8 @@ def _goal(model: nn.Module, example: Tensor, config: ExportConfig) -> Goal | Non
         return None
     if config.random_calibration:
         raise UsageError("--max-drop: int8 on noise has no top-1 to hold, drop --random-calibration")
-    return Goal(labelled(model, example, config), config.max_drop)
+    images = labelled_images(config.dataset, config.data_dir, preprocessing(model), example.shape[-1])
+    return Goal(images, config.max_drop)
 
 
 def _show(files: list[ExportedFile]) -> None:
@@ -86,8 +89,3 @@ def _show(files: list[ExportedFile]) -> None:
         rows.append({"operation": name, **counts, **more})
     if rows:
         print(Table.of(rows).text())
-
-
-def _record(file: ExportedFile) -> dict[str, Any]:
-    """Give a file's facts as JSON takes them."""
-    return {**dataclasses.asdict(file), "parity": file.parity and file.parity.to_dict()}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 import zoo
 from zoo.checkpoints import Checkpoint, read_checkpoint
 from zoo.cli.errors import UsageError
-from zoo.data import EvalLoader, calibration_images, labelled_images
+from zoo.data import calibration_images
 from zoo.network import preprocessing
 from zoo.settings import CalibrationImages, StoredNetwork
 
@@ -71,8 +71,3 @@ def calibration(model: nn.Module, example: Tensor, config: CalibrationImages) ->
         return None
     source = (config.dataset, config.data_dir, config.split, config.calibration_images)
     return calibration_images(*source, preprocessing(model), example.shape[-1])
-
-
-def labelled(model: nn.Module, example: Tensor, config: CalibrationImages) -> EvalLoader:
-    """Load the validation images of the set that is named, of the example's size and else as the network wants them."""
-    return labelled_images(config.dataset, config.data_dir, preprocessing(model), example.shape[-1])
