@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from zoo.bench.outcome import measuring
-from zoo.bench.statistics import summarize
+from zoo.bench.statistics import Array, summarize
 from zoo.bench.structures import build_structures
 from zoo.bench.timing import OnRound, Plan, inference, interleave
 from zoo.reparam.block import MultiBranchConv2d
@@ -127,24 +128,25 @@ def profile_model(
 
 def _records(recorder: Recorder, kept: int, setting: dict[str, Any]) -> Iterator[LayerTime]:
     """Every watched module, then the layers summed by kind; `kept` calls at the end are those that count."""
-    whole = summarize(recorder.seconds[""][-kept:])
+    times = {name: np.array(seconds[-kept:]) for name, seconds in recorder.seconds.items()}
+    whole = times[""]
 
-    def record(level: str, name: str, kind: str, seconds: Sequence[float]) -> LayerTime:
+    def record(level: str, name: str, kind: str, seconds: Array) -> LayerTime:
         found = summarize(seconds)
-        figures = {"n": found.n, "median": found.median, "iqr": found.iqr, "share": found.median / whole.median}
-        return LayerTime(**setting, level=level, name=name, kind=kind, **figures)
+        share = found.median / float(np.median(whole))
+        timed = {"n": found.n, "median": found.median, "iqr": found.iqr, "share": share}
+        return LayerTime(**setting, level=level, name=name, kind=kind, **timed)
 
-    yield record("network", "", type(recorder.model).__name__, recorder.seconds[""][-kept:])
-    kinds: dict[str, list[float]] = defaultdict(lambda: [0.0] * kept)
+    yield record("network", "", type(recorder.model).__name__, whole)
+    kinds: dict[str, Array] = defaultdict(lambda: np.zeros(kept))
     for name, level in recorder.levels.items():
-        seconds, module = recorder.seconds[name][-kept:], recorder.model.get_submodule(name)
-        if not any(seconds):  # not called in a forward pass
+        seconds, module = times[name], recorder.model.get_submodule(name)
+        if not seconds.any():  # not called in a forward pass
             continue
         yield record(level, name, kind_of(module), seconds)
         inner = level == "block" or (level == "branch" and next(module.children(), None) is not None)
         if not inner:
-            kinds[kind_of(module)] = [sum(pair) for pair in zip(kinds[kind_of(module)], seconds, strict=True)]
-    layers = [sum(calls) for calls in zip(*kinds.values(), strict=True)] or [0.0] * kept
-    outside = [max(total - part, 0.0) for total, part in zip(recorder.seconds[""][-kept:], layers, strict=True)]
+            kinds[kind_of(module)] += seconds
+    outside = np.maximum(whole - sum(kinds.values()), 0.0)
     for kind, seconds in [*kinds.items(), (OUTSIDE, outside)]:
         yield record("kind", kind, kind, seconds)
