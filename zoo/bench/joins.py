@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,19 +23,12 @@ Call = Callable[[], object]
 
 def eager(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int) -> Call:
     """torch's own kernels, on torch's current number of threads."""
-    function = _function(operation, axis)
-
-    def run() -> Tensor:
-        with torch.inference_mode():
-            return function(a, b)
-
-    return run
+    return torch.inference_mode()(partial(_function(operation, axis), a, b))
 
 
 def compiled(operation: Operation, axis: int, a: Tensor, b: Tensor, threads: int) -> Call:
     """torch.compile, anew for each shape."""
-    function = torch.compile(_function(operation, axis), dynamic=False)
-    return lambda: function(a, b)
+    return partial(torch.compile(_function(operation, axis), dynamic=False), a, b)
 
 
 def _function(operation: Operation, axis: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -59,12 +60,7 @@ class CudaClock:
 
 def inference(network: Callable[[Tensor], Any], images: Tensor) -> Callable[[], Any]:
     """A call of a network without gradients."""
-
-    def call() -> Tensor:
-        with torch.inference_mode():
-            return network(images)
-
-    return call
+    return torch.inference_mode()(partial(network, images))
 
 
 def clock_of(device: torch.device | str) -> Clock:
