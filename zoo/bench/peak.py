@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo.bench.timing import Clock, clock_of
 from zoo.export.compile import BUILDERS
-from zoo.export.engines import Source, refusal
+from zoo.export.engines import DTYPES, Source, refusal
 
 GEMM_SIZE = 1024
 TRIAD_ELEMENTS = 16 * 2**20
@@ -50,8 +50,7 @@ def gemm_peak(precision: str, device: torch.device, *, size: int = GEMM_SIZE, se
 def _matrix(precision: str, size: int, device: torch.device) -> torch.Tensor:
     if precision == "int8":
         return torch.randint(-128, 128, (size, size), dtype=torch.int8, device=device)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.randn(size, size, device=device).to(dtype)
+    return torch.randn(size, size, device=device).to(DTYPES[precision])
 
 
 def engine_peak(

@@ -10,6 +10,7 @@ deployed  one convolution per block, all BatchNorms folded
 import copy
 import re
 from collections import OrderedDict
+from typing import get_args
 
 import timm
 import torch
@@ -17,6 +18,7 @@ from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from zoo.bench.config import Structure
 from zoo.checkpoints import Checkpoint
 from zoo.export.compile import deployed_network
 from zoo.network import runs_on
@@ -28,7 +30,7 @@ from zoo.surgery.deploy import deploy
 from zoo.surgery.fold_regions import fold_regions
 from zoo.surgery.rewrite import conv_for
 
-STRUCTURES = ("peer", "train", "folded", "deployed")
+STRUCTURES: tuple[str, ...] = get_args(Structure)
 
 PEERS = {
     r"(repvgg_[ab]\d(?:g4)?|repvgg_d2se|mobileone_s\d|resnet\d+|densenet121)": r"timm/\1",
