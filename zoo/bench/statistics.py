@@ -37,15 +37,8 @@ def summarize(samples: Sequence[float] | Array) -> Summary:
     values = np.asarray(samples, dtype=float)
     if not values.size:
         raise ValueError("no samples to summarize: time at least one round")
-    q25, median, q75, p90, p99 = np.percentile(values, [25, 50, 75, 90, 99])
-    return Summary(
-        n=values.size,
-        median=float(median),
-        p90=float(p90),
-        p99=float(p99),
-        iqr=float(q75 - q25),
-        minimum=float(values.min()),
-    )
+    minimum, q25, median, q75, p90, p99 = np.percentile(values, [0, 25, 50, 75, 90, 99]).tolist()
+    return Summary(n=values.size, median=median, p90=p90, p99=p99, iqr=q75 - q25, minimum=minimum)
 
 
 def paired_ratio(numerator: Sequence[float] | Array, denominator: Sequence[float] | Array, *, seed: int = 0) -> Ratio:
