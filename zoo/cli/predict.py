@@ -42,11 +42,7 @@ def run(config: PredictConfig) -> dict[str, Any]:
     seen = list(_classify(classifier, files, config, unreadable))
     if not seen:
         raise UsageError(f"none of the {len(files)} pictures can be read")
-    rows = [
-        {"image": one.file, "rank": rank, "class": best.label, "name": best.name, "probability": best.probability}
-        for one in seen
-        for rank, best in enumerate(one.best, 1)
-    ]
+    rows = [{"image": one.file, "rank": i, **_record(best)} for one in seen for i, best in enumerate(one.best, 1)]
     print(Table.of(rows).text())
     if unreadable:
         logger.warning("%d of %d pictures could not be read", len(unreadable), len(files))
