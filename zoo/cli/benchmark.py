@@ -137,10 +137,8 @@ def _models(patterns: Sequence[str]) -> list[str]:
             raise UsageError(f"unknown model {pattern!r}: {near}")
         if foreign:
             names.append(pattern)
-        elif matches := zoo.list_models(pattern):
-            names += matches
-        else:
-            names.append(zoo.model_entry(pattern).name)  # raises, naming near names
+        else:  # model_entry raises, naming near names
+            names += zoo.list_models(pattern) or [zoo.model_entry(pattern).name]
     return list(dict.fromkeys(names))
 
 
