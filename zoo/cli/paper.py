@@ -23,15 +23,11 @@ from zoo.results.table import Table
 def run(config: PaperConfig) -> dict[str, Any]:
     """Print the tables' names, or one table beside ours; the whole of it."""
     if config.table is None:
-        return _list()
+        known = tables.tables()
+        print(Table.of([{"table": table.name, "title": table.title} for table in known]).text())
+        return {"tables": [table.name for table in known]}
     table = tables.table(config.table)
     return _reproduce(table, _rows(table, config.rows), config)
-
-
-def _list() -> dict[str, Any]:
-    known = tables.tables()
-    print(Table.of([{"table": table.name, "title": table.title} for table in known]).text())
-    return {"tables": [table.name for table in known]}
 
 
 def _rows(table: tables.Table, pattern: str) -> list[tables.Row]:
