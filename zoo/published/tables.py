@@ -4,14 +4,15 @@ The figures are in the YAML files beside this module. Nothing here imports torch
 `zoo list` can read them at no cost.
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 from importlib import resources
 from typing import Any
 
+import msgspec
 import yaml
+from msgspec import Struct
 
 from zoo.nearest import did_you_mean
 
@@ -22,8 +23,7 @@ VALIDATION_IMAGES = {"ImageNet": 50_000, "CIFAR-10": 10_000, "CIFAR-100": 10_000
 MEASURED = ("latency", "throughput", "train_step", "train_memory")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Weights:
+class Weights(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where released weights are, and what they score when somebody else evaluates them.
 
     hub: Hugging Face model id (timm's), for `pretrained=True`. url: the authors' file or folder.
@@ -41,8 +41,7 @@ class Weights:
     source: str | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Published:
+class Published(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What was published of a registered network: accuracy in %, parameters in millions, as printed."""
 
     source: str
@@ -52,8 +51,7 @@ class Published:
     params_M: float | None = None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Column:
+class Column(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One column of a table and how its paper prints it.
 
     kind: one of COMPUTED, ACCURACY, MEASURED. scale: what one printed unit is (1e6 for "M"). digits, rounding
@@ -82,8 +80,7 @@ class Column:
         return value if isinstance(value, str) else f"{value:.{self.digits}f}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Row:
+class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One row: a network (None if it is not in the zoo) and its published figures by column key.
 
     block: the branch set, where it is not the network's own. unverified: columns whose figure no source
@@ -112,16 +109,14 @@ class Row:
         return ("~" if self.approximate else "") + column.printed(self.values[column.key])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Erratum:
+class Erratum(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Printed figures of a column that its convention does not give: why, and what it gives, by row."""
 
     why: str
     ours: Mapping[str, float]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A published table. reference: the row that latency ratios are taken to."""
 
     name: str
@@ -132,7 +127,7 @@ class Table:
     rows: tuple[Row, ...]
     reference: str | None = None
     note: str = ""
-    errata: Mapping[str, Erratum] = dataclasses.field(default_factory=dict)
+    errata: dict[str, Erratum] = {}
 
 
 def published(name: str) -> Published | None:
@@ -173,24 +168,15 @@ def _load() -> tuple[dict[str, Table], dict[str, Published]]:
     for paper in PAPERS:
         data = yaml.safe_load(resources.files("zoo.published").joinpath(f"{paper}.yaml").read_text("utf-8"))
         known |= {name: _table(name, entry, data["paper"]) for name, entry in data["tables"].items()}
-        models |= {
-            name: Published(**entry | {"weights": Weights(**entry["weights"])})
-            for name, entry in data["models"].items()
-        }
+        models |= msgspec.convert(data["models"], dict[str, Published])
     return known, models
 
 
 def _table(name: str, entry: dict[str, Any], paper: Mapping[str, str]) -> Table:
-    protocol = entry.pop("protocol", {})
-    columns = tuple(
-        Column(key=key, protocol=protocol.get(key, ""), **value) for key, value in entry.pop("columns").items()
-    )
-    assert all(c.kind in COMPUTED + ACCURACY + MEASURED for c in columns), name
-    rows = tuple(_row(row, {c.key for c in columns}) for row in entry.pop("rows"))
-    errata = {key: Erratum(**value) for key, value in entry.pop("errata", {}).items()}
-    return Table(name=name, paper=paper, columns=columns, rows=rows, errata=errata, **entry)
-
-
-def _row(entry: dict[str, Any], columns: set[str]) -> Row:
-    values = {key: entry.pop(key) for key in list(entry) if key in columns}
-    return Row(values=values, unverified=tuple(entry.pop("unverified", ())), **entry)
+    """A table of a YAML file, where a row has its figures beside its other entries, and a protocol names its column."""
+    keys, protocol = entry["columns"], entry.pop("protocol", {})
+    columns = [{"key": key, "protocol": protocol.get(key, ""), **column} for key, column in keys.items()]
+    assert all(column["kind"] in COMPUTED + ACCURACY + MEASURED for column in columns), name
+    for row in entry["rows"]:
+        row["values"] = {key: row.pop(key) for key in keys if key in row}
+    return msgspec.convert({**entry, "name": name, "paper": paper, "columns": columns}, Table)
