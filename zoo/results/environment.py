@@ -9,6 +9,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from zoo.cores import available_cores
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -85,15 +87,12 @@ def environment() -> Environment:
 def cpu() -> Cpu:
     """Describe the CPU; takes about a second, once."""
     import cpuinfo
-    import psutil
 
     info = cpuinfo.get_cpu_info()
-    process = psutil.Process()
-    usable = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count()
     flags = set(info.get("flags", ()))
     return Cpu(
         model=info.get("brand_raw") or platform.processor() or platform.machine(),
-        cpus=usable,
+        cpus=available_cores(),
         features=[name for name, flag in FEATURES.items() if flag in flags],
     )
 
@@ -111,10 +110,9 @@ def versions() -> dict[str, str]:
 
 def commit(directory: Path = Path(__file__).parent) -> str | None:
     """The git commit of a checkout, with '+' appended where tracked files differ from it; None outside of one."""
-    head = _git(directory, "rev-parse", "--short=12", "HEAD")
-    if head is None or _git(directory, "ls-files", "--error-unmatch", str(directory)) is None:
+    if _git(directory, "ls-files", "--error-unmatch", str(directory)) is None:
         return None
-    return head + ("+" if _git(directory, "status", "--porcelain", "--untracked-files=no") else "")
+    return _git(directory, "describe", "--always", "--exclude=*", "--abbrev=12", "--dirty=+")
 
 
 def _git(directory: Path, *arguments: str) -> str | None:
