@@ -10,7 +10,7 @@ direct form needs 36, so 4/9. Every other convolution and every fully connected 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,13 +86,7 @@ class _Counter(TorchDispatchMode):
         self.winograd_muls = 0
         self.elements = 0
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:
             image, weight, _, stride, _, dilation, transposed = args[:7]
