@@ -44,16 +44,14 @@ Policy = Annotated[
 
 
 def _written(*suffixes: str) -> Meta:
-    """The path of a file to write, with one of these endings; with none given, any."""
-    if not suffixes:
-        return Meta(min_length=1, description="the name of a file", extra={"written": True})
+    """The path of a file to write, with one of these endings."""
     endings = "|".join(suffix.replace(".", r"\.") for suffix in suffixes)
     return Meta(
         pattern=f"({endings})$", description=f"a name ending in {' or '.join(suffixes)}", extra={"written": True}
     )
 
 
-AnyFile = Annotated[str, _written()]
+AnyFile = Annotated[str, Meta(min_length=1, description="the name of a file", extra={"written": True})]
 ResultsFile = Annotated[str, _written(".json", ".csv", ".md")]
 TableFile = Annotated[str, _written(".csv", ".png", ".svg", ".pdf")]
 JsonFile = Annotated[str, _written(".json")]
