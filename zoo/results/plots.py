@@ -79,11 +79,6 @@ def _million_parameters(record: Latency) -> float | None:
     return record.params / 1e6 if record.params else None
 
 
-def _milliseconds(record: Latency) -> float:
-    assert record.time is not None
-    return 1e3 * record.time.median
-
-
 def _pareto(
     records: Sequence[Latency], setting: str, y: Callable[[Latency], float | None], label: str, *, higher: bool
 ) -> Figure | None:
@@ -91,9 +86,9 @@ def _pareto(
     points: dict[str, dict[str, tuple[float, float]]] = {}
     for record in records:
         quality = y(record)
-        if quality is None or record.structure not in ("train", "deployed"):
+        if quality is None or record.time is None or record.structure not in ("train", "deployed"):
             continue
-        mine, point = points.setdefault(record.model, {}), (_milliseconds(record), quality)
+        mine, point = points.setdefault(record.model, {}), (1e3 * record.time.median, quality)
         if (record.engine, record.precision) == ("eager", "fp32"):
             mine[record.structure] = point
         if record.structure == "deployed":

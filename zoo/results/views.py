@@ -27,9 +27,8 @@ def limit(result: Result[Latency], record: Latency) -> float | None:
 
 def _products(result: Result[Any], threads: str, precision: str) -> list[float]:
     """The rates of the matrix products in a precision, by whatever engine."""
-    name = f"gemm_{precision}"
     peaks = result.peaks.get(threads, {})
-    return [rate for key, rate in peaks.items() if key == name or key.startswith(f"{name}_")]
+    return [rate for name, rate in peaks.items() if f"{name}_".startswith(f"gemm_{precision}_")]
 
 
 def _multiplies_all(record: Latency) -> bool:
