@@ -11,6 +11,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -87,7 +88,7 @@ def draw_kernels(parts: Sequence[Part]) -> plt.Figure:
     for part in parts:
         if isinstance(part, str):
             width = max(1.6, 0.38 * max(map(len, part.split("\n"))) + 0.8)
-            axes.text(x + width / 2, 0, part, ha="center", va="center", fontsize=11)
+            centred(axes, x + width / 2, 0, part, fontsize=11)
             x += width
         else:
             x += draw_weight(axes, x, *part, bottom=-highest / 2 - 0.25)
@@ -116,10 +117,15 @@ def draw_weight(axes: Axes, left: float, weight: Tensor, words: str, bottom: flo
         axes.add_patch(Rectangle(corner, 1, 1, facecolor=colours(0.5 + value / 2 / LARGEST), edgecolor="0.6", lw=0.6))
         text = "1/9" if abs(value - 1 / 9) < 1e-6 else f"{value:g}"
         dark = abs(value) > 0.7 * LARGEST
-        axes.text(corner[0] + 0.5, corner[1] + 0.47, text, ha="center", va="center", fontsize=8,
+        centred(axes, corner[0] + 0.5, corner[1] + 0.47, text, fontsize=8,
                   color="white" if dark else "0.75" if value == 0 else "black")  # fmt: skip
-    axes.text(left + width / 2, bottom - 0.3, words, ha="center", va="center", fontsize=8.5, color="0.25")
+    centred(axes, left + width / 2, bottom - 0.3, words, fontsize=8.5, color="0.25")
     return width
+
+
+def centred(axes: Axes, x: float, y: float, words: str, **look: Any) -> None:
+    """Write words around a point."""
+    axes.text(x, y, words, ha="center", va="center", **look)
 
 
 def draw_border() -> plt.Figure:
@@ -134,9 +140,9 @@ def draw_border() -> plt.Figure:
                 inside = 0 < x < 4 and 0 < y < 4
                 colour = "#d6e4f0" if inside else "#fde9d9" if border == "0" else "#dcefdc"
                 axes.add_patch(Rectangle((left + x, y), 1, 1, facecolor=colour, edgecolor="0.6", lw=0.6))
-                axes.text(left + x + 0.5, y + 0.47, "y" if inside else border, ha="center", va="center", fontsize=9)
-        axes.text(left + 2.5, -0.9, words, ha="center", va="center", fontsize=8.5, color="0.25")
-    axes.text(7, 2.5, "or", ha="center", va="center", fontsize=11)
+                centred(axes, left + x + 0.5, y + 0.47, "y" if inside else border, fontsize=9)
+        centred(axes, left + 2.5, -0.9, words, fontsize=8.5, color="0.25")
+    centred(axes, 7, 2.5, "or", fontsize=11)
     axes.set(xlim=(-1, 15), ylim=(-1.7, 5.1), aspect="equal")
     axes.set_axis_off()
     return figure
@@ -156,7 +162,7 @@ def draw_block(axes: Axes) -> None:
     def box(x: float, words: str, colour: str) -> None:
         style = "round,pad=0.05"
         axes.add_patch(FancyBboxPatch((x - 1, 1.72), 2, 0.56, style, facecolor=colour, edgecolor="0.4", lw=0.8))
-        axes.text(x, 1.98, words, ha="center", va="center", fontsize=8)
+        centred(axes, x, 1.98, words, fontsize=8)
 
     def arrow(start: tuple[float, float], end: tuple[float, float]) -> None:
         axes.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "lw": 0.8, "color": "0.35"})
@@ -168,21 +174,14 @@ def draw_block(axes: Axes) -> None:
         box(x, words, "#fde3c8")
         arrow((2.5, 3.35), (x, 2.25))
         line((x, 1.7), (2.5, 0.75))
-    axes.text(
-        2.5,
-        0.7,
-        "+",
-        ha="center",
-        va="center",
-        fontsize=12,
-        bbox={"boxstyle": "circle,pad=0.1", "fc": "white", "ec": "0.4", "lw": 0.8},
-    )
-    axes.text(2.5, 3.5, "x", ha="center", va="center", style="italic")
+    circle = {"boxstyle": "circle,pad=0.1", "fc": "white", "ec": "0.4", "lw": 0.8}
+    centred(axes, 2.5, 0.7, "+", fontsize=12, bbox=circle)
+    centred(axes, 2.5, 3.5, "x", style="italic")
     arrow((2.5, 0.45), (2.5, -0.15))
     axes.text(2.5, 4.1, "trained", ha="center", fontsize=10, color="#b35900")
-    axes.text(7.1, 1.98, "=", ha="center", va="center", fontsize=16)
+    centred(axes, 7.1, 1.98, "=", fontsize=16)
     box(9.2, "3×3", "#cfe2f3")
-    axes.text(9.2, 3.5, "x", ha="center", va="center", style="italic")
+    centred(axes, 9.2, 3.5, "x", style="italic")
     arrow((9.2, 3.35), (9.2, 2.25))
     arrow((9.2, 1.7), (9.2, -0.15))
     axes.text(9.2, 4.1, "deployed", ha="center", fontsize=10, color="#1f5f99")

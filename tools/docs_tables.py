@@ -81,14 +81,9 @@ def gains() -> str:
 
     for row in tables.table("dbb_table2").rows:
         if row.images == "ImageNet":
+            network, plain = row.name.removeprefix("ImageNet "), row.values["original"]
             for block, column in (("ACB", "acnet"), ("DBB", "dbb")):
-                gain(
-                    row.name.removeprefix("ImageNet "),
-                    block,
-                    row.values["original"],
-                    row.values[column],
-                    "DBB paper, Table 2",
-                )
+                gain(network, block, plain, row.values[column], "DBB paper, Table 2")
     orepa = {row.name: row.values["top1"] for row in tables.table("orepa_table4").rows}
     for depth in (18, 34, 50, 101):
         network = f"ResNet-{depth}"
