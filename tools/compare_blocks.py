@@ -17,15 +17,15 @@ import argparse
 import json
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from training_runs import run_training
+from training_runs import arguments, finish, run_training
 
 from zoo.atomic import atomic_write
-from zoo.results.files import read_result, result_of, write_result
+from zoo.results.files import read_result
 from zoo.results.surveys import TrainingRun
 
 BLOCKS: tuple[str, ...] = ("plain", "acb", "dbb")
@@ -50,33 +50,24 @@ RECIPE = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/compare_blocks.json"))
+    parser = arguments(__doc__, "compare_blocks")
     parser.add_argument("--figure", type=Path, default=Path("docs/compare_blocks.png"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
-    parser.add_argument("--scratch", type=Path, default=Path("output/compare_blocks"))
     options = parser.parse_args()
     before = read_result(options.output) if options.output.exists() else None
     runs: list[TrainingRun] = before.records if before and before.settings == RECIPE else []
-    finish(runs, [(block, rate, TUNING_SEED) for rate in RATES for block in BLOCKS], options)
+    make(runs, [(block, rate, TUNING_SEED) for rate in RATES for block in BLOCKS], options)
     for rates in (ONE_RATE, best_rates(runs)):
-        finish(runs, [(block, rates[block], seed) for seed in SEEDS for block in BLOCKS], options)
+        make(runs, [(block, rates[block], seed) for seed in SEEDS for block in BLOCKS], options)
     with atomic_write(options.figure) as temporary:
         plot(runs, temporary)
     print(json.dumps(summary(runs)))
     return 0
 
 
-def finish(runs: list[TrainingRun], wanted: list[tuple[str, float, int]], options: argparse.Namespace) -> None:
-    """Make those of the wanted runs (block, learning rate, seed) that are missing."""
-    done = {(run.variant, run.lr, run.seed) for run in runs}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(train, *run, options.scratch) for run in wanted if run not in done]
-        for job in as_completed(jobs):
-            runs.append(job.result())
-            runs.sort(key=lambda run: (run.seed, run.lr, BLOCKS.index(run.variant)))
-            write_result(options.output, result_of("training", runs, settings=RECIPE))
-            print(job.result(), flush=True)
+def make(runs: list[TrainingRun], keys: list[tuple[str, float, int]], options: argparse.Namespace) -> None:
+    """Make those of the runs (block, learning rate, seed) that are missing."""
+    wanted = {key: partial(train, *key, options.scratch) for key in keys}
+    finish(runs, wanted, options, lambda run: (run.seed, run.lr, BLOCKS.index(run.variant)), RECIPE)
 
 
 def train(block: str, rate: float, seed: int, scratch: Path) -> TrainingRun:

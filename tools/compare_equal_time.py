@@ -14,23 +14,22 @@ so it can be interrupted.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from compare_blocks import RECIPE
-from training_runs import interval, run_training, spread
+from training_runs import arguments, finish, interval, run_training, spread
 
 from zoo.bench.train_step import Step
 from zoo.cli.config import parse
 from zoo.engine.build import build_network, train_size
 from zoo.engine.config import TrainConfig
 from zoo.engine.hardware import choose_dtype, prepare
-from zoo.results.files import read_result, result_of, write_result
+from zoo.results.files import read_result
 from zoo.results.records import TrainStep
 from zoo.results.surveys import TrainingRun
 from zoo.results.table import Column, Table
@@ -52,12 +51,9 @@ STEPS = 10
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/compare_equal_time.json"))
+    parser = arguments(__doc__, "compare_equal_time")
     parser.add_argument("--epochs", type=int, default=12, help="of the plain network")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--scratch", type=Path, default=Path("output/compare_equal_time"))
     parser.add_argument("flags", nargs="*", help="of train.py, after --: another recipe")
     options = parser.parse_args()
     recipe = options.flags or [*(f"--{key}={value}" for key, value in RECIPE.items()), f"--lr={RATE}"]
@@ -68,15 +64,12 @@ def main() -> int:
         seconds = step_seconds(recipe)
         epochs = {name: max(2, int(options.epochs * seconds["plain"] / seconds[name])) for name in BLOCKS}
         settings = {"recipe": recipe, "step_seconds": seconds, "epochs": epochs}
-    done = {(run.variant, run.seed) for run in runs}
-    wanted = [(name, seed) for seed in range(options.seeds) for name in BLOCKS if (name, seed) not in done]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(train, *run, settings["epochs"][run[0]], recipe, options.scratch) for run in wanted]
-        for job in as_completed(jobs):
-            runs.append(job.result())
-            runs.sort(key=lambda run: (run.seed, [*BLOCKS].index(run.variant)))
-            write_result(options.output, result_of("training", runs, settings=settings))
-            print(job.result(), flush=True)
+    wanted = {
+        (name, None, seed): partial(train, name, seed, settings["epochs"][name], recipe, options.scratch)
+        for seed in range(options.seeds)
+        for name in BLOCKS
+    }
+    finish(runs, wanted, options, lambda run: (run.seed, [*BLOCKS].index(run.variant)), settings)
     print(table(runs, settings).markdown())
     return 0
 

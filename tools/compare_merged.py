@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
+from functools import partial
 
-from training_runs import interval, run_training, spread
+from training_runs import arguments, finish, interval, run_training, spread
 
-from zoo.results.files import read_result, result_of, write_result
+from zoo.results.files import read_result
 from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
 
@@ -26,26 +25,21 @@ RECIPE = ["--config=quickstart", "--threads=1", "--workers=0"]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/compare_merged.json"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
+    parser = arguments(__doc__, "compare_merged")
     parser.add_argument("--seeds", type=int, default=5, help="pairs for each block")
     parser.add_argument("--pixels", type=int, default=1024, help="of the merged runs")
     parser.add_argument("--epochs", type=int, default=6, help="of each run, the first one warm-up")
     parser.add_argument("--blocks", nargs="+", choices=BLOCKS, default=[*BLOCKS])
-    parser.add_argument("--scratch", type=Path, default=Path("output/compare_merged"))
     options = parser.parse_args()
     runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
-    done = {(run.variant, run.seed) for run in runs}
-    wanted = [(b, p, s) for s in range(options.seeds) for b in options.blocks for p in (0, options.pixels)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = [pool.submit(train, *run, options) for run in wanted if (variant(*run[:2]), run[2]) not in done]
-        for finished in as_completed(jobs):
-            runs.append(finished.result())
-            runs.sort(key=lambda run: (run.variant, run.seed))
-            settings = {"recipe": " ".join(RECIPE), "epochs": options.epochs}
-            write_result(options.output, result_of("training", runs, settings=settings))
-            print(finished.result(), flush=True)
+    wanted = {
+        (variant(block, pixels), None, seed): partial(train, block, pixels, seed, options)
+        for seed in range(options.seeds)
+        for block in options.blocks
+        for pixels in (0, options.pixels)
+    }
+    settings = {"recipe": " ".join(RECIPE), "epochs": options.epochs}
+    finish(runs, wanted, options, lambda run: (run.variant, run.seed), settings)
     print(table(runs, options.pixels).markdown())
     return 0
 

@@ -9,14 +9,13 @@ interrupted. It says nothing about speed: a CPU without bfloat16 arithmetic trai
 
 from __future__ import annotations
 
-import argparse
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
-from training_runs import run_training, spread
+from training_runs import arguments, finish, run_training, spread
 
-from zoo.results.files import read_result, result_of, write_result
+from zoo.results.files import read_result
 from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
 
@@ -25,20 +24,10 @@ SEEDS = (0, 1, 2, 3, 4)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("results/compare_precision.json"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, one thread each")
-    parser.add_argument("--scratch", type=Path, default=Path("output/compare_precision"))
-    options = parser.parse_args()
+    options = arguments(__doc__, "compare_precision").parse_args()
     runs: list[TrainingRun] = read_result(options.output).records if options.output.exists() else []
-    done = {(run.variant, run.seed) for run in runs}
-    todo = [(precision, seed) for seed in SEEDS for precision in PRECISIONS if (precision, seed) not in done]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for finished in as_completed([pool.submit(train, *run, options.scratch) for run in todo]):
-            runs.append(finished.result())
-            runs.sort(key=lambda run: (PRECISIONS.index(run.variant), run.seed))
-            write_result(options.output, result_of("training", runs))
-            print(finished.result(), flush=True)
+    wanted = {(p, None, seed): partial(train, p, seed, options.scratch) for seed in SEEDS for p in PRECISIONS}
+    finish(runs, wanted, options, lambda run: (PRECISIONS.index(run.variant), run.seed))
     print(table(runs).markdown())
     return 0
 
