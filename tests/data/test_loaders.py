@@ -21,7 +21,7 @@ from zoo.data import (
     spread,
 )
 from zoo.data.fashion import Fashion
-from zoo.data.samplers import EvalBatches, TrainBatches
+from zoo.data.samplers import TrainBatches
 
 TRANSFORM = TrainTransform(img_size=16, scale=(0.5, 1), aa="rand-m5", reprob=0.5, remode="pixel")
 
@@ -61,8 +61,9 @@ def test_a_set_smaller_than_one_step_is_refused():
 @pytest.mark.parametrize("num_images", [1, 12, 13])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
 def test_evaluation_reads_every_image_once_over_all_processes(num_images, world_size):
-    parts = [EvalBatches(num_images, 4, rank, world_size) for rank in range(world_size)]
-    read = [index for part in parts for batch in part for _, index in batch]
+    images, transform = spread(Fashion("val"), num_images), EvalTransform(img_size=8)
+    parts = [EvalLoader(images, transform, batch_size=4, rank=r, world_size=world_size) for r in range(world_size)]
+    read = [int(i) for part in parts for _, _, index in part for i in index]
     assert sorted(read) == list(range(num_images))
     assert [len(part) for part in parts] == [len(list(part)) for part in parts]
 

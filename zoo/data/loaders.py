@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from zoo.data.batches import ImageAugment, Normalize
 from zoo.data.image_sets import BadImageError, ImageSet
-from zoo.data.samplers import EvalBatches, TrainBatches
+from zoo.data.samplers import TrainBatches
 from zoo.data.samples import BadImage, Batch, MapSamples, StreamSamples, collate, leave_signals_to_main
 from zoo.data.seeding import derive_seed, seeded
 from zoo.data.transforms import DISTORTIONS, EvalTransform, TrainTransform
@@ -45,22 +45,27 @@ class _Loader:
 
     def __init__(
         self,
-        samples: MapSamples | StreamSamples,
+        dataset: ImageSet | IterableImageDataset,
         transform: TrainTransform | EvalTransform,
         reading: Reading,
+        seed: int,
+        attempts: int,
         **batching: Any,
     ) -> None:
         device, workers = torch.device(reading.device), reading.workers
-        self.samples, self.max_bad_images = samples, reading.max_bad_images
+        if isinstance(dataset, IterableImageDataset):
+            dataset.set_loader_cfg(num_workers=workers)  # its length depends on it
+            self.samples = StreamSamples(dataset, transform.build(), seed)
+        else:
+            self.samples = MapSamples(dataset, transform.build(), seed, attempts)
+        self.max_bad_images = reading.max_bad_images
         self.bad_images: dict[str, str] = {}
         """unreadable images met so far in this process: name → why"""
         self.normalize = Normalize(transform.mean, transform.std, device, reading.channels_last)
-        if isinstance(samples, StreamSamples):
-            samples.dataset.set_loader_cfg(num_workers=workers)  # its length depends on it
         self.fetch = DataLoader(
-            samples,
+            self.samples,
             num_workers=workers,
-            persistent_workers=workers > 0 and isinstance(samples, MapSamples),
+            persistent_workers=workers > 0 and isinstance(self.samples, MapSamples),
             worker_init_fn=leave_signals_to_main,
             collate_fn=collate,
             pin_memory=device.type == "cuda",
@@ -106,13 +111,12 @@ class TrainLoader(_Loader):
         if isinstance(dataset, IterableImageDataset):  # each process reads its own shards: nothing is shared out here
             seed = derive_seed(seed, how.rank)
             self.batches = TrainBatches(len(dataset), how.batch_size, seed)
-            samples = StreamSamples(dataset, transform.build(), seed)
             batching: dict[str, Any] = {"batch_size": how.batch_size, "drop_last": True}
         else:
             self.batches = TrainBatches(len(dataset), how.batch_size, seed, how.rank, how.world_size)
-            samples = MapSamples(dataset, transform.build(), seed, min(how.max_bad_images + 1, len(dataset)))
             batching = {"batch_sampler": self.batches}
-        super().__init__(samples, transform, how, **batching)
+        attempts = min(how.max_bad_images + 1, len(dataset))
+        super().__init__(dataset, transform, how, seed, attempts, **batching)
         self.augment, self.mixup, self.mix_key = ImageAugment(transform, seed), mixup, (seed, how.rank)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -165,13 +169,10 @@ class EvalLoader(_Loader):
 
     def __init__(self, dataset: ImageSet | IterableImageDataset, transform: EvalTransform, **reading: Any) -> None:
         how = Reading(**reading)
-        if isinstance(dataset, IterableImageDataset):
-            samples = StreamSamples(dataset, transform.build(), seed=0)
-            batching: dict[str, Any] = {"batch_size": how.batch_size}
-        else:
-            samples = MapSamples(dataset, transform.build(), seed=0, attempts=1)
-            batching = {"batch_sampler": EvalBatches(len(dataset), how.batch_size, how.rank, how.world_size)}
-        super().__init__(samples, transform, how, **batching)
+        keys = None  # of a stream, which each process has its own part of
+        if not isinstance(dataset, IterableImageDataset):
+            keys = [(0, index) for index in range(how.rank, len(dataset), how.world_size)]
+        super().__init__(dataset, transform, how, seed=0, attempts=1, batch_size=how.batch_size, sampler=keys)
         self.distort = DISTORTIONS[transform.distort]
 
     def __len__(self) -> int:

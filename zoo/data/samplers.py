@@ -1,4 +1,4 @@
-"""Batch samplers: which images a process reads in which step. They resume, and every process agrees on them."""
+"""Which images a process reads in which step of training: it can resume, and every process agrees on it."""
 
 from collections.abc import Iterator
 
@@ -46,18 +46,3 @@ class TrainBatches(Sampler[list[SampleKey]]):
         for step in range(self.start_batch, self.num_batches):
             first = (step * self.world_size + self.rank) * self.batch_size
             yield [(epoch, index) for index in order[first : first + self.batch_size].tolist()]
-
-
-class EvalBatches(Sampler[list[SampleKey]]):
-    """Process r of w reads the images r, r + w, r + 2w, …: each image once in all, nothing padded."""
-
-    def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size = batch_size
-        self.indices = range(rank, num_images, world_size)
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        for first in range(0, len(self.indices), self.batch_size):
-            yield [(0, index) for index in self.indices[first : first + self.batch_size]]
