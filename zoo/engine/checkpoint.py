@@ -19,6 +19,7 @@ from zoo.checkpoints.read import read_metadata
 from zoo.checkpoints.schema import Classes, Name, is_local, own_arguments
 from zoo.engine.config import ModelConfig, TrainConfig
 from zoo.mishaps import first_line
+from zoo.settings import flatten
 from zoo.untrusted import Count, typed
 
 VERSION = 1
@@ -78,10 +79,7 @@ def save(folder: Path, state: dict[str, Any]) -> None:
     """
     last = folder / LAST
     with atomic_write(last) as temporary:
-        try:
-            torch.save({"version": VERSION, **state}, temporary)
-        except RuntimeError as error:  # torch's zip writer reports a full disk so
-            raise OSError(0, f"writing failed (disk full?): {first_line(error)}") from error
+        torch.save({"version": VERSION, **state}, temporary)
         if last.exists():
             link(last, folder / PREVIOUS)
 
@@ -179,9 +177,7 @@ def remembered(config: TrainConfig) -> dict[str, Any]:
     A checkpoint may come from anywhere, so it does not choose which files are overwritten, which commands and network
     connections a stream of images opens, or which hub the network's code and weights come from.
     """
-    sections = [getattr(config, section.name) for section in dataclasses.fields(config)]
-    # Not vars(): what the file does not say is an attribute of the class.
-    settings = {key.name: getattr(section, key.name) for section in sections for key in dataclasses.fields(section)}
+    settings = flatten(dataclasses.asdict(config))
     withheld = [*NEVER]
     if not _is_plain_source(settings):
         withheld += SOURCE
@@ -210,19 +206,15 @@ CHANGEABLE = {
 
 def check_same_settings(path: Path, saved: TrainConfig, config: TrainConfig) -> None:
     """Raises: ValueError naming a setting in which the run that continues differs from the saved one."""
-    known = remembered(saved)
-    for section in dataclasses.fields(saved):
-        before, now = getattr(saved, section.name), getattr(config, section.name)
-        for key in (setting.name for setting in dataclasses.fields(before)):
-            old, new = getattr(before, key), getattr(now, key)
-            if key == "model_kwargs" and key in known:
-                old, new = known[key], {k: v for k, v in new.items() if k in known[key] or k not in old}
-            if old == new or key in CHANGEABLE:
-                continue
-            if key in known:
-                raise ValueError(f"resume: {path} was started with {key} {old}, not {new}")
-            flags = SOURCE if key in SOURCE else (key,)
-            again = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags)
-            raise ValueError(
-                f"resume: {path} was started with {key} {old}, which a file may not choose: repeat {again}"
-            )
+    known, now = remembered(saved), flatten(dataclasses.asdict(config))
+    for key, old in flatten(dataclasses.asdict(saved)).items():
+        new = now[key]
+        if key == "model_kwargs" and key in known:
+            old, new = known[key], {k: v for k, v in new.items() if k in known[key] or k not in old}
+        if old == new or key in CHANGEABLE:
+            continue
+        if key in known:
+            raise ValueError(f"resume: {path} was started with {key} {old}, not {new}")
+        flags = SOURCE if key in SOURCE else (key,)
+        again = ", ".join(f"--{flag.replace('_', '-')}" for flag in flags)
+        raise ValueError(f"resume: {path} was started with {key} {old}, which a file may not choose: repeat {again}")
