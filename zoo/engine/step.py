@@ -102,27 +102,13 @@ def _gradients_stay_here(forward: nn.Module, unless: bool) -> contextlib.Abstrac
     return contextlib.nullcontext()
 
 
-class BufferGuard:
-    """Undoes what a failed step did to the network's buffers.
+def restore_buffers(buffers: list[Tensor], before: list[Tensor]) -> None:
+    """Put a network's buffers back as they were before a failed step.
 
     A NaN in a batch spreads to BatchNorm's running statistics in the forward pass, before the loss shows it.
     """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.buffers = [buffer for buffer in network.buffers() if buffer.numel()]
-        self.saved = [buffer.clone() for buffer in self.buffers]
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Remember the buffers as they are."""
-        for saved, buffer in zip(self.saved, self.buffers, strict=True):
-            saved.copy_(buffer)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put them back as they were."""
-        for saved, buffer in zip(self.saved, self.buffers, strict=True):
-            buffer.copy_(saved)
+    for buffer, value in zip(buffers, before, strict=True):
+        buffer.copy_(value)
 
 
 def skip_step(run: Run, state: RunState) -> None:

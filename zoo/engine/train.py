@@ -39,7 +39,7 @@ from zoo.engine.log import log_epoch, log_shares, log_step, open_log, progress_b
 from zoo.engine.optim import Schedule, create_optimizer, freeze
 from zoo.engine.pictures import show_augmented, show_results
 from zoo.engine.state import Interrupted, Progress, RunState, StopRequest
-from zoo.engine.step import BufferGuard, Run, optimiser_step, skip_step
+from zoo.engine.step import Run, optimiser_step, restore_buffers, skip_step
 from zoo.network import declare, facts
 from zoo.reparam.merged import merge
 
@@ -155,7 +155,7 @@ def _train_epoch(
     """The rest of the current epoch from the batch where it stands; the state is saved at the end."""
     config, progress = run.config, state.progress
     training_mode(state.network, config.optim.freeze_bn)
-    guard = BufferGuard(state.network)
+    buffers = list(state.network.buffers())
     accumulate = config.optim.grad_accum_steps
     first = progress.batch // accumulate
     loader.set_epoch(progress.epoch, progress.batch)
@@ -167,7 +167,7 @@ def _train_epoch(
     with progress_bar(title, steps, first, images_per_step, shown=run.processes.is_first) as bar:
         for _ in range(first, steps):
             schedule.set(progress.step)
-            guard.keep()
+            before = [buffer.clone() for buffer in buffers]
             loss, signum = optimiser_step(run, state, islice(batches, accumulate))
             progress.step += 1
             progress.batch += accumulate
@@ -176,7 +176,7 @@ def _train_epoch(
                 progress.loss_count += 1
                 progress.nonfinite = 0
             else:
-                guard.restore()
+                restore_buffers(buffers, before)
                 skip_step(run, state)
             bar.set_postfix(loss=f"{loss:.3f}", lr=f"{schedule.lr():.4f}", refresh=False)
             bar.update()
