@@ -55,16 +55,11 @@ class ImageAugment:
         self.seed = seed
         self.lighting = transform.lighting
         self.components = torch.tensor(PCA_VECTORS) * torch.tensor(PCA_VALUES) / torch.tensor(transform.std)[:, None]
-        self.erase = None
-        if transform.reprob > 0:
-            # The boxes' fill is drawn on the CPU, where `seeded` holds; assigning it copies it to the image's
-            # device.
-            self.erase = RandomErasing(
-                transform.reprob, mode=transform.remode, max_count=transform.recount, device="cpu"
-            )
+        # The boxes' fill is drawn on the CPU, where `seeded` holds; assigning it copies it to the image's device.
+        self.erase = RandomErasing(transform.reprob, mode=transform.remode, max_count=transform.recount, device="cpu")
 
     def __call__(self, images: Tensor, epoch: int, index: Tensor) -> None:
-        if not self.lighting and self.erase is None:
+        if not self.lighting and not self.erase.probability:
             return
         for image, i in zip(images, index.tolist(), strict=True):
             # The fourth number keeps this stream apart from the one that cropped the same image.
@@ -72,5 +67,4 @@ class ImageAugment:
                 if self.lighting:
                     offset = self.components @ torch.normal(0.0, self.lighting, (3,))
                     image += offset.view(3, 1, 1).to(image.device)
-                if self.erase is not None:
-                    self.erase(image)
+                self.erase(image)
