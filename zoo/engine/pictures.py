@@ -32,11 +32,8 @@ def show_augmented(
     """Draw the first batch as the network will see it, with its labels; return all batches, that one included."""
     images, targets = next(batches)
     names = class_names(network)
-    tiles = [
-        (picture, _label(target, names))
-        for picture, target in zip(unnormalised(images[:SHOWN], network), targets, strict=False)
-    ]
-    _show(AUGMENTED, tiles, log, folder, 0)
+    shown = zip(unnormalised(images[:SHOWN], network), targets[:SHOWN], strict=True)
+    _show(AUGMENTED, [(picture, _label(target, names)) for picture, target in shown], log, folder, 0)
     return chain([(images, targets)], batches)
 
 
@@ -92,10 +89,8 @@ def _label(target: Tensor, names: Sequence[str]) -> str:
     """The class of an image, or of a mixture the two that make up most of it, with their shares."""
     if not target.ndim:
         return _name(int(target), names)
-    shares, classes = target.topk(2)
-    return "\n".join(
-        f"{share:.0%} {_name(i, names)}" for share, i in zip(shares.tolist(), classes.tolist(), strict=True)
-    )
+    shares, classes = (part.tolist() for part in target.topk(2))
+    return "\n".join(f"{share:.0%} {_name(i, names)}" for share, i in zip(shares, classes, strict=True))
 
 
 def _name(number: int, names: Sequence[str]) -> str:
