@@ -15,7 +15,7 @@ from zoo.engine.distributed import Processes
 from zoo.mishaps import first_line
 
 # <malloc.h> of glibc
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -3, -4, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 
 def prepare(config: HardwareConfig) -> Processes:
@@ -79,8 +79,6 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
-        if device.type == "meta":
-            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {name!r} is not available: {first_line(error)}") from error
     return device

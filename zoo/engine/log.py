@@ -29,7 +29,6 @@ MESSAGE_SECONDS = 30  # between messages on how far an epoch is
 
 def open_log(config: TrainConfig, folder: Path, progress: Progress) -> SummaryWriter:
     """Write args.yaml, which `--config` takes, and open TensorBoard, dropping what lies after `progress`."""
-    folder.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in flatten(dataclasses.asdict(config)).items() if value is not None}
     with atomic_write(folder / "args.yaml") as temporary:
         temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
