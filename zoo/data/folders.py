@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -57,11 +58,10 @@ def find_split(root: Path, split: str) -> Path:
         return root
     _check_readable(root)
     names = next((names for names in SPLIT_NAMES.values() if split in names), (split,))
-    found = _existing(root, names)
-    if found is not None:
+    if found := _existing(root, names):
         return found
-    others = _existing(root, tuple(name for names in SPLIT_NAMES.values() for name in names))
-    if others is not None or split not in (name for names in SPLIT_NAMES.values() for name in names):
+    usual = tuple(chain(*SPLIT_NAMES.values()))
+    if split not in usual or _existing(root, usual):
         raise ValueError(f"no split {split!r} in {root}: looked for {', '.join(f'{name}/' for name in names)}")
     return root
 
