@@ -79,15 +79,9 @@ def eval_transform(data: DataConfig, network: nn.Module, distort: str = "none") 
     """Choose the test-time preprocessing: the configuration's; where that is silent, the network's at its test size."""
     size = data.eval_img_size or data.img_size
     own = preprocessing(network, test=size is None)
-    return EvalTransform(
-        img_size=size or own["input_size"][-1],
-        crop_pct=data.crop_pct or own["crop_pct"],
-        crop_mode=own["crop_mode"],
-        interpolation=data.interpolation or own["interpolation"],
-        mean=tuple(own["mean"]),
-        std=tuple(own["std"]),
-        distort=distort,
-    )
+    own_size = own.pop("input_size")[-1]
+    asked = {key: getattr(data, key) for key in ("crop_pct", "interpolation") if getattr(data, key) is not None}
+    return EvalTransform(**own | asked, img_size=size or own_size, distort=distort)
 
 
 def images_of_run(data: DataConfig, network: nn.Module, dataset: Any) -> dict[str, Any]:
