@@ -1,29 +1,7 @@
 """The networks; importing this fills the registry."""
 
-from zoo.models import (
-    alexnet,
-    cifar,
-    converted,
-    mobileone,
-    orepa,
-    qarepvgg,
-    repghostnet,
-    repvgg,
-    repvggplus,
-    yolov7,
-    yolov7_neck,
-)
+import importlib
+import pkgutil
 
-__all__ = [
-    "alexnet",
-    "cifar",
-    "converted",
-    "mobileone",
-    "orepa",
-    "qarepvgg",
-    "repghostnet",
-    "repvgg",
-    "repvggplus",
-    "yolov7",
-    "yolov7_neck",
-]
+for _file in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_file.name}")
