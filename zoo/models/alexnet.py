@@ -7,14 +7,15 @@ The baseline of ACNet (arXiv 1908.03930) and DBB (arXiv 2103.13425): 64, 192, 38
 fourth convolution has 256, and it has no BatchNorms).
 """
 
-from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import nn
 
 from zoo.models.flat_head import FlatHead
-from zoo.models.staged import Common, StagedNetwork
+from zoo.models.staged import Common, StagedNetwork, conv_bn
+from zoo.reparam.branches import chain
+from zoo.reparam.spec import ConvSpec
 
 
 class AlexNet(StagedNetwork):
@@ -26,40 +27,28 @@ class AlexNet(StagedNetwork):
 
     def __init__(self, *, drop_rate: float = 0.5, **timm: Any) -> None:
         common = Common(drop_rate=drop_rate, **timm)
-        dd = common.dd
+        specs = [
+            ConvSpec(common.in_chans, 64, 11, 4, 2),
+            ConvSpec(64, 192, 5, 1, 2),
+            ConvSpec(192, 384, 3, 1, 1),
+            ConvSpec(384, 384, 3, 1, 1),
+            ConvSpec(384, 256, 3, 1, 1),
+        ]
+        conv1, conv2, conv3, conv4, conv5 = (conv_bn(spec, common.dd, relu=True) for spec in specs)
         super().__init__(
-            _conv(common.in_chans, 64, 11, 4, 2, dd),
+            conv1,
             [
-                nn.Sequential(OrderedDict(pool=_pool(), conv2=_conv(64, 192, 5, 1, 2, dd))),
-                nn.Sequential(
-                    OrderedDict(
-                        pool=_pool(),
-                        conv3=_conv(192, 384, 3, 1, 1, dd),
-                        conv4=_conv(384, 384, 3, 1, 1, dd),
-                        conv5=_conv(384, 256, 3, 1, 1, dd),
-                    )
-                ),
+                chain(pool=nn.MaxPool2d(3, 2), conv2=conv2),
+                chain(pool=nn.MaxPool2d(3, 2), conv3=conv3, conv4=conv4, conv5=conv5),
             ],
             common,
-            head=FlatHead(256, 6, (4096, 4096), common.num_classes, common.global_pool, drop_rate, dd),
-            final=_pool(),
+            head=FlatHead(256, 6, (4096, 4096), common),
+            final=nn.MaxPool2d(3, 2),
             channels=[64, 192, 256],
-            reductions=[4, 8, 16],
+            strides=[4, 2, 2],
         )
 
     @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """A group a convolution, or a stage if `coarse`."""
         return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.\d+\.conv(\d+)"}
-
-
-def _conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int, padding: int, dd: dict[str, Any]
-) -> nn.Sequential:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False, **dd)
-    bn = nn.BatchNorm2d(out_channels, **dd)
-    return nn.Sequential(OrderedDict(conv=conv, bn=bn, act=nn.ReLU(inplace=True)))
-
-
-def _pool() -> nn.Module:
-    return nn.MaxPool2d(3, 2)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.models.staged import Common
+
 
 class FlatHead(nn.Module):
     """fc(hidden(flatten(pool(x)))), in the manner of timm's `ClassifierHead`.
@@ -18,22 +20,13 @@ class FlatHead(nn.Module):
     Args:
         in_channels, side: Of the map: in_channels x side x side.
         hidden: Widths of the hidden layers, each with a ReLU and dropout after it.
-        num_classes, pool, drop_rate: As in timm.
-        dd: `device` and `dtype` of the layers.
+        common: What the network was asked for.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        side: int,
-        hidden: Sequence[int],
-        num_classes: int,
-        pool: str,
-        drop_rate: float,
-        dd: dict[str, Any],
-    ) -> None:
+    def __init__(self, in_channels: int, side: int, hidden: Sequence[int], common: Common) -> None:
         super().__init__()
-        if num_classes and not pool:
+        dd = common.dd
+        if common.num_classes and not common.global_pool:
             raise ValueError("global_pool='' needs num_classes=0: the classifier reads a map of fixed size")
         self.num_features = hidden[-1]
         self.side = side
@@ -43,10 +36,10 @@ class FlatHead(nn.Module):
         for number, width in enumerate(hidden, 1):
             layers[f"fc{number}"] = nn.Linear(features, width, **dd)
             layers[f"fc{number}_act"] = nn.ReLU(inplace=True)
-            layers[f"fc{number}_drop"] = nn.Dropout(drop_rate)
+            layers[f"fc{number}_drop"] = nn.Dropout(common.drop_rate)
             features = width
         self.hidden = nn.Sequential(layers)
-        self.reset(num_classes, pool, **dd)
+        self.reset(common.num_classes, common.global_pool, **dd)
 
     def reset(self, num_classes: int, pool_type: str | None = None, **dd: Any) -> None:
         """Set a fresh classifier (0: none); pooling on ("avg") or off ("")."""

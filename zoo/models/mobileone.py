@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from timm.layers import SqueezeExcite
-from torch import Tensor, nn
+from torch import nn
 
-from zoo.models.staged import Common, StagedNetwork, dilated
-from zoo.registry import register_model
-from zoo.reparam.branches import build_block
-from zoo.reparam.spec import ConvSpec
+from zoo.models.repvgg import relu_unit
+from zoo.models.repvggplus import squeezed_unit
+from zoo.models.staged import Common, StagedNetwork, dilated, register, same_spec
 
 DEPTHS = (2, 8, 10, 1)
 SE_UNITS = (0, 0, 5, 1)
@@ -37,19 +35,6 @@ class Variant:
         return [min(64, int(64 * self.alphas[0])), *(int(64 * 2**i * a) for i, a in enumerate(self.alphas))]
 
 
-class MobileOneBlock(nn.Module):
-    """relu(se(Σ branches(x)))"""
-
-    def __init__(self, spec: ConvSpec, block: str, se: bool, dd: dict[str, Any]) -> None:
-        super().__init__()
-        self.conv = build_block(spec, block, **dd)
-        self.se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // 16, **dd) if se else nn.Identity()
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.se(self.conv(x)))
-
-
 class MobileOne(StagedNetwork):
     """MobileOne in training structure.
 
@@ -59,42 +44,28 @@ class MobileOne(StagedNetwork):
         block: The branch set of every block, if not the variant's.
     """
 
-    def __init__(
-        self,
-        variant: Variant,
-        *,
-        output_stride: int = 32,
-        block: str | None = None,
-        **timm: Any,
-    ) -> None:
+    def __init__(self, variant: Variant, *, output_stride: int = 32, block: str | None = None, **timm: Any) -> None:
         common = Common(**timm)
         dd, widths = common.dd, variant.widths
-        plan = dilated([2, 2, 2, 2, 2], output_stride)[1:]
-        stem = MobileOneBlock(_spec(common.in_chans, widths[0], 3, 2), block or "kxk+1x1+identity", False, dd)
-        stages, reductions = [], [2]
-        for stage, (stride, first, dilation) in enumerate(plan):
-            previous, width, depth = widths[stage], widths[stage + 1], DEPTHS[stage]
+        plan = dilated([2, 2, 2, 2, 2], (1, *DEPTHS), output_stride)[1:]
+        stem = relu_unit(same_spec(common.in_chans, widths[0], 3, 2), block or "kxk+1x1+identity", **dd)
+        stages = []
+        for stage, geometries in enumerate(plan):
+            previous, width = widths[stage], widths[stage + 1]
             blocks = []
-            for position in range(depth):
-                se = variant.se and position >= depth - SE_UNITS[stage]
-                geometry = (stride, first) if position == 0 else (1, dilation)
+            for position, geometry in enumerate(geometries):
+                squeezed = variant.se and position >= DEPTHS[stage] - SE_UNITS[stage]
+                unit = squeezed_unit if squeezed else relu_unit
                 # A stage's first depthwise block has no identity branch, even if its stride is traded for dilation.
                 branches = f"kxk*{variant.k}+1x1" if position == 0 else f"kxk*{variant.k}+1x1+identity"
-                depthwise = _spec(previous, previous, 3, *geometry, groups=previous)
-                blocks.append(MobileOneBlock(depthwise, block or branches, se, dd))
-                pointwise = _spec(previous, width, 1)
-                blocks.append(MobileOneBlock(pointwise, block or f"kxk*{variant.k}+identity", se, dd))
+                depthwise = same_spec(previous, previous, 3, *geometry, groups=previous)
+                blocks.append(unit(depthwise, block or branches, **dd))
+                pointwise = same_spec(previous, width, 1)
+                blocks.append(unit(pointwise, block or f"kxk*{variant.k}+identity", **dd))
                 previous = width
             stages.append(nn.Sequential(*blocks))
-            reductions.append(reductions[-1] * stride)
-        super().__init__(stem, stages, common, channels=widths, reductions=reductions)
-
-
-def _spec(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
-) -> ConvSpec:
-    padding = dilation * (kernel // 2)
-    return ConvSpec(in_channels, out_channels, kernel, stride, padding, dilation, groups)
+        strides = [2, *(geometries[0][0] for geometries in plan)]
+        super().__init__(stem, stages, common, channels=widths, strides=strides)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -107,11 +78,5 @@ VARIANTS: dict[str, Variant] = {
 
 
 for _name, _variant in VARIANTS.items():
-    register_model(
-        partial(MobileOne, _variant),
-        name=_name,
-        family="MobileOne",
-        first_conv="stem.conv",
-        classifier="head.fc",
-        crop_pct=0.875 if _name == "mobileone_s0" else 0.9,
-    )
+    _crop_pct = 0.875 if _name == "mobileone_s0" else 0.9
+    register(_name, partial(MobileOne, _variant), "MobileOne", crop_pct=_crop_pct)

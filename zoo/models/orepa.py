@@ -7,7 +7,8 @@ Its ResNets are among `zoo.models.converted`.
 
 from functools import partial
 
-from zoo.models.repvgg import VARIANTS, RepVGG, register
+from zoo.models.repvgg import VARIANTS, RepVGG
+from zoo.models.staged import register
 
 for _name in ("repvgg_a0", "repvgg_a1", "repvgg_a2"):
     register(f"orepa_{_name}", partial(RepVGG, VARIANTS[_name], block="orepa_repvgg"), "OREPA")

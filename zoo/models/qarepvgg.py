@@ -8,7 +8,8 @@ are the same stack of 3x3 and ReLU; this one is meant to keep the ranges of its 
 
 from functools import partial
 
-from zoo.models.repvgg import CFGS, VARIANTS, RepVGG, register
+from zoo.models.repvgg import CFGS, VARIANTS, RepVGG
+from zoo.models.staged import register
 
 # The sizes of the authors' code, B3 by the same rule, and ours for small images.
 for _size in ("a0", "a1", "a2", "b0", "b1", "b1g2", "b1g4", "b2", "b2g4", "b3", "tiny"):

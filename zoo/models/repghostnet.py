@@ -7,7 +7,6 @@
 No concatenation: a module has as many channels inside as it puts out. Deployed, it is 1x1, ReLU, dw3x3, ReLU.
 """
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,10 +14,8 @@ from typing import Any
 from timm.layers import SelectAdaptivePool2d, SqueezeExcite, make_divisible
 from torch import Tensor, nn
 
-from zoo.models.staged import Common, StagedNetwork, dilated
-from zoo.registry import register_model
-from zoo.reparam.branches import build_block
-from zoo.reparam.spec import ConvSpec
+from zoo.models.staged import Common, StagedNetwork, conv_bn, dilated, register, same_spec
+from zoo.reparam.branches import build_block, chain
 
 
 @dataclass(frozen=True)
@@ -73,8 +70,9 @@ class RepGhostModule(nn.Module):
         self, in_channels: int, out_channels: int, block: str, dilation: int, relu: bool, dd: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.primary = conv_bn(in_channels, out_channels, 1, relu=relu, dd=dd)
-        self.cheap = build_block(_depthwise(out_channels, dilation), block, **dd)
+        self.primary = conv_bn(same_spec(in_channels, out_channels, 1), dd, relu=relu)
+        depthwise = same_spec(out_channels, out_channels, 3, dilation=dilation, groups=out_channels)
+        self.cheap = build_block(depthwise, block, **dd)
         self.act = nn.ReLU(inplace=True) if relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,7 +90,7 @@ class RepGhostBottleneck(nn.Module):
         self.ghost1 = RepGhostModule(in_channels, middle, block, dilation, True, dd)
         self.downsample = nn.Identity()
         if row.stride > 1:
-            self.downsample = conv_bn(middle, middle, row.kernel, stride, dilation, groups=middle, dd=dd)
+            self.downsample = conv_bn(same_spec(middle, middle, row.kernel, stride, dilation, middle), dd)
         self.se = nn.Identity()
         if row.se:
             reduced = make_divisible(middle * 0.25, 4)
@@ -113,22 +111,20 @@ def _shortcut(
     """Build what is added to a bottleneck's output; the ablation leaves out only the bare identity."""
     if in_channels == out and row.stride == 1:
         return nn.Identity() if variant.shortcut else None
-    depthwise = conv_bn(in_channels, in_channels, row.kernel, stride, dilation, groups=in_channels, dd=dd)
-    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=conv_bn(in_channels, out, 1, dd=dd)))
+    depthwise = conv_bn(same_spec(in_channels, in_channels, row.kernel, stride, dilation, in_channels), dd)
+    return chain(depthwise=depthwise, pointwise=conv_bn(same_spec(in_channels, out, 1), dd))
 
 
 class RepGhostHead(nn.Module):
     """fc(dropout(relu(1x1(pool(x))))), in the manner of timm's `ClassifierHead`. The 1x1 has a bias and no BN."""
 
-    def __init__(
-        self, in_channels: int, hidden: int, num_classes: int, pool: str, drop_rate: float, dd: dict[str, Any]
-    ) -> None:
+    def __init__(self, in_channels: int, hidden: int, common: Common) -> None:
         super().__init__()
         self.num_features = hidden
-        self.conv = nn.Conv2d(in_channels, hidden, 1, **dd)
+        self.conv = nn.Conv2d(in_channels, hidden, 1, **common.dd)
         self.act = nn.ReLU(inplace=True)
-        self.drop = nn.Dropout(drop_rate)
-        self.reset(num_classes, pool, **dd)
+        self.drop = nn.Dropout(common.drop_rate)
+        self.reset(common.num_classes, common.global_pool, **common.dd)
 
     def reset(self, num_classes: int, pool_type: str | None = None, **dd: Any) -> None:
         """A fresh classifier (0: none), and other pooling if given ("": none, the 1x1 then runs on the map)."""
@@ -166,56 +162,29 @@ class RepGhostNet(StagedNetwork):
         common = Common(drop_rate=drop_rate, **timm)
         dd, block = common.dd, block or variant.block
         width = variant.channels(16)
-        stem = conv_bn(common.in_chans, width, 3, 2, relu=True, dd=dd)
+        stem = conv_bn(same_spec(common.in_chans, width, 3, 2), dd, relu=True)
         stem.add_module("block", RepGhostBottleneck(width, STEM, variant, block, 1, 1, dd))
-        previous, reduction = variant.channels(STEM.out), 2
-        channels, reductions, stages = [previous], [reduction], []
-        plan = dilated([2, 2, 2, 2, 2], output_stride)[1:]
-        for rows, (stride, first, dilation) in zip(STAGES, plan, strict=True):
+        previous = variant.channels(STEM.out)
+        channels, stages = [previous], []
+        plan = dilated([2, 2, 2, 2, 2], (1, *map(len, STAGES)), output_stride)[1:]
+        for rows, geometries in zip(STAGES, plan, strict=True):
             blocks = []
-            for position, row in enumerate(rows):
-                geometry = (stride, first) if position == 0 else (1, dilation)
+            for row, geometry in zip(rows, geometries, strict=True):
                 blocks.append(RepGhostBottleneck(previous, row, variant, block, *geometry, dd))
                 previous = variant.channels(row.out)
             stages.append(nn.Sequential(*blocks))
-            reduction *= stride
             channels.append(previous)
-            reductions.append(reduction)
         num_features = variant.channels(960)
         super().__init__(
             stem,
             stages,
             common,
-            head=RepGhostHead(num_features, 1280, common.num_classes, common.global_pool, drop_rate, dd),
-            final=conv_bn(previous, num_features, 1, relu=True, dd=dd),
+            head=RepGhostHead(num_features, 1280, common),
+            final=conv_bn(same_spec(previous, num_features, 1), dd, relu=True),
             channels=channels,
-            reductions=reductions,
+            strides=[2, *(geometries[0][0] for geometries in plan)],
             num_features=num_features,
         )
-
-
-def conv_bn(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    stride: int = 1,
-    dilation: int = 1,
-    *,
-    groups: int = 1,
-    relu: bool = False,
-    dd: dict[str, Any],
-) -> nn.Sequential:
-    """bn(KxK(x)), with a ReLU if asked."""
-    padding = dilation * (kernel_size // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias=False, **dd)
-    layers = OrderedDict[str, nn.Module](conv=conv, bn=nn.BatchNorm2d(out_channels, **dd))
-    if relu:
-        layers["act"] = nn.ReLU(inplace=True)
-    return nn.Sequential(layers)
-
-
-def _depthwise(channels: int, dilation: int) -> ConvSpec:
-    return ConvSpec(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
 
 
 VARIANTS: dict[str, Variant] = {
@@ -227,11 +196,4 @@ VARIANTS: dict[str, Variant] = {
 
 
 for _name, _variant in VARIANTS.items():
-    register_model(
-        partial(RepGhostNet, _variant),
-        name=_name,
-        family="RepGhostNet",
-        first_conv="stem.conv",
-        classifier="head.fc",
-        interpolation="bicubic",
-    )
+    register(_name, partial(RepGhostNet, _variant), "RepGhostNet", interpolation="bicubic")

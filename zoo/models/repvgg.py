@@ -10,15 +10,15 @@ D2se and RepVGGplus, whose blocks have squeeze-and-excitation, are in `zoo.model
 # generates, and torch.jit reads that only where they are types, not strings.
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from zoo.models.staged import Common, StagedNetwork, dilated
-from zoo.registry import register_model
-from zoo.reparam.branches import build_block, without_identity
+from zoo.models.staged import Common, StagedNetwork, dilated, register
+from zoo.reparam.branches import build_block, chain, without_identity
 from zoo.reparam.spec import ConvSpec
 
 
@@ -44,16 +44,9 @@ class Variant:
         return [min(64, int(64 * a)), int(64 * a), int(128 * a), int(256 * a), int(512 * self.b)]
 
 
-class RepVGGBlock(nn.Module):
-    """relu(Σ branches(x))"""
-
-    def __init__(self, spec: ConvSpec, block: str, dd: dict[str, Any]) -> None:
-        super().__init__()
-        self.conv = build_block(spec, block, **dd)
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.conv(x))
+def relu_unit(spec: ConvSpec, block: str, **options: Any) -> nn.Module:
+    """relu(Σ branches(x)); `options` as of `build_block`."""
+    return chain(conv=build_block(spec, block, **options), act=nn.ReLU(inplace=True))
 
 
 class RepVGG(StagedNetwork):
@@ -64,26 +57,32 @@ class RepVGG(StagedNetwork):
         output_stride, timm: As in timm, see `zoo.models.staged.Common`.
         block: The branch set of every 3x3 (ablations: "plain", "kxk+identity", "acb"); the first block of a
             stage never has an identity branch, even if its stride is traded for dilation.
+        unit: Makes a layer of the convolution and its branch set.
     """
 
-    Block: type[RepVGGBlock] = RepVGGBlock
-
-    def __init__(self, variant: Variant, *, output_stride: int = 32, block: str = "repvgg", **timm: Any) -> None:
+    def __init__(
+        self,
+        variant: Variant,
+        *,
+        output_stride: int = 32,
+        block: str = "repvgg",
+        unit: Callable[..., nn.Module] = relu_unit,
+        **timm: Any,
+    ) -> None:
         common = Common(**timm)
-        widths, stages, reductions = variant.widths, [], [1]
+        widths, stages = variant.widths, []
         previous, index = common.in_chans, 0
-        plan = dilated([variant.stem_stride, 2, 2, 2, 2], output_stride)
-        for depth, width, (stage_stride, first, others) in zip((1, *variant.depths), widths, plan, strict=True):
+        plan = dilated([variant.stem_stride, 2, 2, 2, 2], (1, *variant.depths), output_stride)
+        for width, geometries in zip(widths, plan, strict=True):
             blocks = []
-            for position in range(depth):
-                stride, dilation = (1, others) if position else (stage_stride, first)
+            for position, (stride, dilation) in enumerate(geometries):
                 groups = variant.groups if index in range(2, 27, 2) else 1
                 spec = ConvSpec(previous, width, 3, stride, dilation, dilation, groups)
-                blocks.append(self.Block(spec, block if position else without_identity(block), common.dd))
+                blocks.append(unit(spec, block if position else without_identity(block), **common.dd))
                 previous, index = width, index + 1
             stages.append(nn.Sequential(*blocks))
-            reductions.append(reductions[-1] * stage_stride)
-        super().__init__(stages[0][0], stages[1:], common, channels=widths, reductions=reductions[1:])
+        strides = [geometries[0][0] for geometries in plan]
+        super().__init__(stages[0][0], stages[1:], common, channels=widths, strides=strides)
 
 
 _A, _B = (2, 4, 14, 1), (4, 6, 16, 1)
@@ -102,11 +101,6 @@ for _size, _groups in itertools.product(("repvgg_b1", "repvgg_b2", "repvgg_b3"),
     VARIANTS[f"{_size}g{_groups}"] = replace(VARIANTS[_size], groups=_groups)
 
 
-def register(name: str, builder: Any, family: str = "RepVGG", **cfg: Any) -> None:
-    """Register a network whose layers have RepVGG's names; `cfg` holds what else its `pretrained_cfg` says."""
-    register_model(builder, name=name, family=family, first_conv="stem.conv", classifier="head.fc", **cfg)
-
-
 CFGS: dict[str, dict[str, Any]] = {"repvgg_tiny": {"input_size": (3, 32, 32), "pool_size": (2, 2)}}
 for _name, _variant in VARIANTS.items():
-    register(_name, partial(RepVGG, _variant), **CFGS.get(_name, {}))
+    register(_name, partial(RepVGG, _variant), "RepVGG", **CFGS.get(_name, {}))

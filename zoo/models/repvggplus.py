@@ -15,37 +15,25 @@ from timm.layers import ClassifierHead, SqueezeExcite, get_device_dtype
 from timm.models._manipulate import checkpoint
 from torch import Tensor, nn
 
-from zoo.models.repvgg import RepVGG, RepVGGBlock, Variant, register
+from zoo.models.repvgg import RepVGG, Variant
+from zoo.models.staged import register
+from zoo.reparam.branches import build_block, chain
 from zoo.reparam.spec import ConvSpec
 from zoo.surgery.deploy import TrainingOnly
 
 
-class SqueezedBlock(RepVGGBlock):
-    """relu(se(Σ branches(x))), a sixteenth of the channels in the middle of se"""
-
-    reduction = 16
-
-    def __init__(self, spec: ConvSpec, block: str, dd: dict[str, Any]) -> None:
-        super().__init__(spec, block, dd)
-        self.se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // self.reduction, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.se(self.conv(x)))
+def squeezed_unit(spec: ConvSpec, block: str, **dd: Any) -> nn.Module:
+    """relu(se(Σ branches(x))), a sixteenth of the channels in the middle of se."""
+    conv = build_block(spec, block, **dd)
+    se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // 16, **dd)
+    return chain(conv=conv, se=se, act=nn.ReLU(inplace=True))
 
 
-class RepVGGPlusBlock(SqueezedBlock):
-    """se(relu(Σ branches(x))), a quarter of the channels in the middle of se"""
-
-    reduction = 4
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.se(self.act(self.conv(x)))
-
-
-class RepVGGSE(RepVGG):
-    """RepVGG with squeeze-and-excitation before every ReLU."""
-
-    Block = SqueezedBlock
+def plus_unit(spec: ConvSpec, block: str, **dd: Any) -> nn.Module:
+    """se(relu(Σ branches(x))), a quarter of the channels in the middle of se."""
+    conv = build_block(spec, block, **dd)
+    se = SqueezeExcite(spec.out_channels, rd_channels=spec.out_channels // 4, **dd)
+    return chain(conv=conv, act=nn.ReLU(inplace=True), se=se)
 
 
 class RepVGGPlus(RepVGG):
@@ -55,10 +43,8 @@ class RepVGGPlus(RepVGG):
     CE(logits) + 0.1 Σ CE(auxiliary logits); in eval mode the logits. Deploying removes the auxiliary heads.
     """
 
-    Block = RepVGGPlusBlock
-
     def __init__(self, variant: Variant, **kwargs: Any) -> None:
-        super().__init__(variant, **kwargs)
+        super().__init__(variant, unit=plus_unit, **kwargs)
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         widths = variant.widths[1:4]
         self.aux_heads = TrainingOnly([_auxiliary_head(w, self.num_classes, dd) for w in widths])
@@ -104,6 +90,6 @@ def _auxiliary_head(channels: int, num_classes: int, dd: dict[str, Any]) -> nn.M
     )
 
 
-for _name, _network in {"repvgg_d2se": RepVGGSE, "repvggplus_l2pse": RepVGGPlus}.items():
+for _name, _network in {"repvgg_d2se": partial(RepVGG, unit=squeezed_unit), "repvggplus_l2pse": RepVGGPlus}.items():
     _builder = partial(_network, Variant((8, 14, 24, 1), 2.5, 5))
-    register(_name, _builder, test_input_size=(3, 320, 320), test_crop_pct=1.0)
+    register(_name, _builder, "RepVGG", test_input_size=(3, 320, 320), test_crop_pct=1.0)

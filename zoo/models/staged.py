@@ -3,6 +3,10 @@
 # Without `from __future__ import annotations`: torch.fx writes the annotations of `forward` into the code it
 # generates, and torch.jit reads that only where they are types, not strings.
 
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +15,10 @@ from timm.layers import ClassifierHead, get_device_dtype
 from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
+
+from zoo.registry import register_model
+from zoo.reparam import branches
+from zoo.reparam.spec import ConvSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +52,7 @@ class StagedNetwork(nn.Module):
         common: What it was asked for.
         head: Pools, then classifies, with the attributes and `reset` of timm's `ClassifierHead`; by default it is one.
         final: What a family has between the last tap and pooling.
-        channels, reductions: Of the stem and of each stage: for `feature_info`.
+        channels, strides: Of the stem and of each stage: for `feature_info`.
         num_features: Channels of the map that is pooled, if not the last stage's.
     """
 
@@ -57,7 +65,7 @@ class StagedNetwork(nn.Module):
         head: nn.Module | None = None,
         final: nn.Module | None = None,
         channels: list[int],
-        reductions: list[int],
+        strides: Sequence[int],
         num_features: int | None = None,
     ) -> None:
         super().__init__()
@@ -69,6 +77,7 @@ class StagedNetwork(nn.Module):
         self.final = final or nn.Identity()
         self.head: Any = head or common.head(self.num_features)
         modules = ["stem", *(f"stages.{i}" for i in range(len(stages)))]
+        reductions = itertools.accumulate(strides, operator.mul)
         self.feature_info = [
             {"num_chs": c, "reduction": r, "module": m} for c, r, m in zip(channels, reductions, modules, strict=True)
         ]
@@ -180,22 +189,58 @@ class StagedNetwork(nn.Module):
         self.grad_checkpointing = enable
 
 
-def dilated(strides: list[int], output_stride: int) -> list[tuple[int, int, int]]:
-    """(stride, dilation of the first block, dilation of the others) of each stage for an output stride.
+def dilated(strides: Sequence[int], depths: Sequence[int], output_stride: int) -> list[list[tuple[int, int]]]:
+    """(stride, dilation) of each block of each stage for an output stride; the first block of a stage strides.
 
-    Where the network may not be reduced further, a stage dilates instead of striding (DeepLab, 1606.00915).
+    Where the network may not be reduced further, a stage dilates instead of striding (DeepLab, 1606.00915): its first
+    block as the stage before, the others more.
 
     Raises:
         ValueError: The product of the first strides cannot be `output_stride`.
     """
     plan, reduction, dilation = [], 1, 1
-    for stride in strides:
+    for stride, depth in zip(strides, depths, strict=True):
         before = dilation
         if reduction >= output_stride and stride > 1:
             dilation *= stride
             stride = 1
         reduction *= stride
-        plan.append((stride, before, dilation))
+        plan.append([(stride, before)] + [(1, dilation)] * (depth - 1))
     if reduction > output_stride:
         raise ValueError(f"output_stride={output_stride} cannot be reached with strides {strides}")
     return plan
+
+
+def same_spec(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> ConvSpec:
+    """Describe a convolution that is padded to keep the size of a map, but for its stride."""
+    return ConvSpec(in_channels, out_channels, kernel, stride, dilation * (kernel // 2), dilation, groups)
+
+
+def conv_bn(spec: ConvSpec, dd: dict[str, Any], *, relu: bool = False) -> nn.Sequential:
+    """bn(KxK(x)), with a ReLU if asked: plain layers, no block."""
+    layers = branches.conv_bn(spec, spec.kernel_size, dd)
+    if relu:
+        layers.add_module("act", nn.ReLU(inplace=True))
+    return layers
+
+
+def register(name: str, builder: Callable[..., nn.Module], family: str, **cfg: Any) -> None:
+    """Register a network whose first convolution is `stem.conv` and its classifier `head.fc`, if `cfg` says no other.
+
+    Args:
+        cfg: Entries of its `pretrained_cfg`, as of `register_model`.
+    """
+    register_model(builder, name=name, family=family, **{"first_conv": "stem.conv", "classifier": "head.fc", **cfg})
+
+
+FAMILIES = {"plain": "plain", "acb": "ACNet", "dbb": "DBB", "orepa": "OREPA"}
+
+
+def register_twins(name: str, builder: Callable[..., nn.Module], blocks: Sequence[str], **cfg: Any) -> None:
+    """Register a network once with each branch set; the family's name stands before its own, unless it is plain."""
+    for block in blocks:
+        family = FAMILIES[block]
+        prefix = "" if block == "plain" else f"{family.lower()}_"
+        register(prefix + name, functools.partial(builder, block=block), family, **cfg)

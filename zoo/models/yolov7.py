@@ -14,17 +14,14 @@ concatenated, so in `yolov7_backbone_rep` each 3x3 of an ELAN is a RepConv witho
 # generates, and torch.jit reads that only where they are types, not strings.
 
 import math
-from collections import OrderedDict
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zoo.models.staged import Common, StagedNetwork
-from zoo.registry import register_model
-from zoo.reparam.branches import build_block, without_identity
-from zoo.reparam.spec import ConvSpec
+from zoo.models.staged import Common, StagedNetwork, register, same_spec
+from zoo.reparam.branches import build_block, chain, without_identity
 
 STAGES = ((64, 256), (128, 512), (256, 1024), (256, 1024))
 """Hidden and output channels of the ELANs at strides 4, 8, 16 and 32."""
@@ -43,8 +40,7 @@ class RepConv(nn.Module):
         self, c1: int, c2: int, k: int = 3, s: int = 1, g: int = 1, *, block: str = "repconv", **dd: Any
     ) -> None:
         super().__init__()
-        padding = k // 2
-        self.conv = build_block(ConvSpec(c1, c2, k, s, padding, groups=g), block, **dd)
+        self.conv = build_block(same_spec(c1, c2, k, s, groups=g), block, **dd)
         self.act = nn.SiLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,10 +93,8 @@ class Transition(nn.Module):
     def __init__(self, c1: int, width: int, block: str = "plain", **dd: Any) -> None:
         super().__init__()
         # ceil_mode: an odd map gives what the strided convolution gives; even ones are as in the official network.
-        self.pool = nn.Sequential(OrderedDict(max=nn.MaxPool2d(2, ceil_mode=True), conv=conv(c1, width, 1, **dd)))
-        self.stride = nn.Sequential(
-            OrderedDict(conv1=conv(c1, width, 1, **dd), conv2=RepConv(width, width, s=2, block=block, **dd))
-        )
+        self.pool = chain(max=nn.MaxPool2d(2, ceil_mode=True), conv=conv(c1, width, 1, **dd))
+        self.stride = chain(conv1=conv(c1, width, 1, **dd), conv2=RepConv(width, width, s=2, block=block, **dd))
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.stride(x), self.pool(x)), 1)
@@ -159,12 +153,10 @@ class YOLOv7Backbone(StagedNetwork):
         if elan_block is None:
             elan_block = without_identity(block)
         c1, c2, c3 = (scale.channels(channels) for channels in (32, 64, 128))
-        stem = nn.Sequential(
-            OrderedDict(
-                conv1=RepConv(common.in_chans, c1, block=block, **dd),
-                conv2=RepConv(c1, c2, s=2, block=block, **dd),
-                conv3=RepConv(c2, c2, block=block, **dd),
-            )
+        stem = chain(
+            conv1=RepConv(common.in_chans, c1, block=block, **dd),
+            conv2=RepConv(c1, c2, s=2, block=block, **dd),
+            conv3=RepConv(c2, c2, block=block, **dd),
         )
         stages, channels = [], [c2]
         for hidden, width in STAGES:
@@ -176,8 +168,8 @@ class YOLOv7Backbone(StagedNetwork):
             channels.append(scale.channels(width))
             stack = {"width": hidden, "steps": scale.steps(2), "convs": 2, "block": elan_block}
             elan = ELAN(entering, hidden, channels[-1], **stack, **dd)
-            stages.append(nn.Sequential(OrderedDict(down=down, elan=elan)))
-        super().__init__(stem, stages, common, channels=channels, reductions=[2, 4, 8, 16, 32])
+            stages.append(chain(down=down, elan=elan))
+        super().__init__(stem, stages, common, channels=channels, strides=[2] * 5)
         set_official_norms(self)
 
 
@@ -189,5 +181,4 @@ def set_official_norms(network: nn.Module) -> None:
 
 
 for _name, _block in (("yolov7_backbone", "plain"), ("yolov7_backbone_rep", "repconv")):
-    _cfg = {"name": _name, "family": "YOLOv7", "first_conv": "stem.conv1.conv", "classifier": "head.fc"}
-    register_model(partial(YOLOv7Backbone, block=_block), **_cfg)
+    register(_name, partial(YOLOv7Backbone, block=_block), "YOLOv7", first_conv="stem.conv1.conv")

@@ -13,8 +13,8 @@ to boxes and classes for each map, is left to a detector, as are label assignmen
 
 # Without `from __future__ import annotations`: see `zoo.models.yolov7`.
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
-from zoo.models.staged import Common
+from zoo.models.staged import Common, register
 from zoo.models.yolov7 import ELAN, CompoundScale, RepConv, Transition, YOLOv7Backbone, conv, set_official_norms
-from zoo.registry import register_model
+from zoo.reparam.branches import chain
 
 
 class PoolPyramid(nn.Module):
@@ -77,11 +77,9 @@ class SPPCSPC(nn.Module):
 
     def __init__(self, c1: int, c2: int, **dd: Any) -> None:
         super().__init__()
-        self.before = nn.Sequential(
-            OrderedDict(conv1=conv(c1, c2, 1, **dd), conv2=conv(c2, c2, 3, **dd), conv3=conv(c2, c2, 1, **dd))
-        )
+        self.before = chain(conv1=conv(c1, c2, 1, **dd), conv2=conv(c2, c2, 3, **dd), conv3=conv(c2, c2, 1, **dd))
         self.pyramid = PoolPyramid()
-        self.after = nn.Sequential(OrderedDict(conv1=conv(4 * c2, c2, 1, **dd), conv2=conv(c2, c2, 3, **dd)))
+        self.after = chain(conv1=conv(4 * c2, c2, 1, **dd), conv2=conv(c2, c2, 3, **dd))
         self.shortcut = conv(c1, c2, 1, **dd)
         self.join = conv(2 * c2, c2, 1, **dd)
 
@@ -250,15 +248,8 @@ class YOLOv7(YOLOv7Backbone):
         self.neck.keep(wanted)
 
 
-def _builder(**fixed: Any) -> Any:
-    def build(block: str = fixed["block"], **kwargs: Any) -> nn.Module:
-        return YOLOv7(**{**fixed, **kwargs, "block": block})
-
-    return build
-
-
 # Images as the official detector has them: 640 pixels, fitted and padded, values from 0 to 1.
 _CFG = {"input_size": (3, 640, 640), "pool_size": (20, 20), "crop_pct": 1.0, "crop_mode": "border"}
-_CFG |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "first_conv": "stem.conv1.conv", "classifier": "head.fc"}
-register_model(_builder(block="repconv"), name="yolov7", family="YOLOv7", **_CFG)
-register_model(_builder(block="plain", stacked=True, depth_multiplier=1.5), name="yolov7x", family="YOLOv7", **_CFG)
+_CFG |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "first_conv": "stem.conv1.conv"}
+register("yolov7", YOLOv7, "YOLOv7", **_CFG)
+register("yolov7x", partial(YOLOv7, block="plain", stacked=True, depth_multiplier=1.5), "YOLOv7", **_CFG)

@@ -154,7 +154,7 @@ BRANCHES: dict[str, Callable[[ConvSpec, Factory], Branches]] = {
 }
 
 
-def conv_bn(spec: ConvSpec, kernel_size: Pair, factory: Factory, rate: int = 1) -> nn.Module:
+def conv_bn(spec: ConvSpec, kernel_size: Pair, factory: Factory, rate: int = 1) -> nn.Sequential:
     """bn(conv(x)) of a kernel centred in the block's: see `centred_conv`."""
     return chain(**centred_conv(spec, kernel_size, factory, rate), bn=nn.BatchNorm2d(spec.out_channels, **factory))
 
