@@ -1,7 +1,10 @@
 """Load a checkpoint of any layout and either structure into a network."""
 
+import contextlib
+import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -11,13 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.checkpoints.files import CheckpointError
 from zoo.checkpoints.read import Checkpoint, read_checkpoint
-from zoo.checkpoints.recognise import Candidates, Match, classifier, looks_like, recognise
+from zoo.checkpoints.recognise import Match, classifier, marked, recognise
 from zoo.nearest import some
 from zoo.network import declare, input_size
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.surgery.deploy import deploy
 
 logger = logging.getLogger(__name__)
+
+Candidates = Iterable[tuple[str, Callable[[], nn.Module]]]
 
 
 def load_checkpoint(
@@ -200,8 +205,21 @@ def _misfit(name: str, checkpoint: Checkpoint, match: Match) -> str:
 
 
 def _advice(checkpoint: Checkpoint, candidates: Candidates) -> str:
-    model = checkpoint.model or looks_like(checkpoint, candidates)
+    model = checkpoint.model or _looks_like(checkpoint, candidates)
     return f"it is of {model}: pass that as the model" if model else "check the name of the network"
+
+
+def _looks_like(checkpoint: Checkpoint, candidates: Candidates) -> str | None:
+    """The first candidate that the file fits; likely ones (by the file's name) are tried first."""
+    patterns = [layout.models for layout in marked(checkpoint)]
+    likely = [(name, build) for name, build in candidates if any(fnmatch(name, pattern) for pattern in patterns)]
+    stem = checkpoint.path.name.lower()
+    likely.sort(key=lambda pair: -difflib.SequenceMatcher(None, pair[0], stem).ratio())
+    for name, build in likely:
+        with contextlib.suppress(CheckpointError), torch.device("meta"):
+            fit(build(), checkpoint, name)
+            return name
+    return None
 
 
 def _size(tensor: Tensor) -> str:

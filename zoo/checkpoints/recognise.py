@@ -1,13 +1,10 @@
 """Recognise a checkpoint: which layout, which structure, which network. By its names, never by guessing."""
 
-import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from typing import Literal
 
-import torch
 from torch import nn
 
 from zoo.checkpoints.layouts import Layout
@@ -18,7 +15,6 @@ from zoo.reparam.block import MultiBranchConv2d
 from zoo.surgery.deploy import TrainingOnly, deploy
 
 Structure = Literal["train", "deployed", "blocks deployed"]
-Candidates = Iterable[tuple[str, Callable[[], nn.Module]]]
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class Match:
 def recognise(model: nn.Module, checkpoint: Checkpoint) -> Match:
     """The layout and structure whose names are the file's; if none is, the one that differs least."""
     theirs = {name for name in checkpoint.state_dict if not _counts_batches(name)}
-    layouts = [NATIVE, *_marked(checkpoint)]
+    layouts = [NATIVE, *marked(checkpoint)]
     blocks = [name for name, module in model.named_modules() if isinstance(module, MultiBranchConv2d)]
     training_only = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, TrainingOnly))
     nearest: Match | None = None
@@ -96,33 +92,9 @@ def _distance(match: Match) -> float:
     return (len(match.missing) + len(match.unknown)) / (len(match.names) + len(match.unknown))
 
 
-def _marked(checkpoint: Checkpoint) -> list[Layout]:
+def marked(checkpoint: Checkpoint) -> list[Layout]:
     """The layouts that some name in a file bears the mark of."""
     return [layout for layout in LAYOUTS if any(re.search(layout.mark, name) for name in checkpoint.state_dict)]
-
-
-def looks_like(checkpoint: Checkpoint, candidates: Candidates) -> str | None:
-    """The first candidate that the file fits in names and sizes; likely ones (by the file's name) are tried first."""
-    patterns = [layout.models for layout in _marked(checkpoint)]
-    likely = [(name, build) for name, build in candidates if any(fnmatch(name, pattern) for pattern in patterns)]
-    stem = checkpoint.path.name.lower()
-    likely.sort(key=lambda pair: -difflib.SequenceMatcher(None, pair[0], stem).ratio())
-    for name, build in likely:
-        with torch.device("meta"):
-            match = recognise(build(), checkpoint)
-        if match.fits and _same_sizes(match, checkpoint):
-            return name
-    return None
-
-
-def _same_sizes(match: Match, checkpoint: Checkpoint) -> bool:
-    own, head = match.network.state_dict(), f"{classifier(match.network)}."
-    pairs = [
-        (own[native].shape, checkpoint.state_dict.get(theirs))
-        for theirs, native in match.names.items()
-        if not native.startswith(head)
-    ]
-    return all(tensor is None or tensor.shape == shape for shape, tensor in pairs)
 
 
 def classifier(network: nn.Module) -> str | None:
