@@ -18,7 +18,7 @@ The part is the first images of the batch, which must therefore be shuffled: a r
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -198,12 +198,8 @@ class _Split(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, part: int) -> tuple[Tensor, Tensor, Tensor]:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        mean = torch.mean(x, 0, keepdim=True, dtype=dtype, out=torch.empty_like(x[:1], dtype=dtype))
+        mean, energy = _mean_and_energy(x, part)
         maps = torch.cat([mean, x[:part] - mean])
-        unused = x.new_zeros(x.shape[1], dtype=dtype)  # running statistics: they choose the precision of the result
-        _, variance = torch.ops.aten.batch_norm_update_stats(x, unused, unused.clone(), 0.0)
-        energy = (variance - mean.var((0, 2, 3), unbiased=False)).clamp_min(0)
         ctx.save_for_backward(x, mean)
         return x.view_as(x), maps, energy
 
@@ -212,11 +208,33 @@ class _Split(torch.autograd.Function):
     def backward(ctx: Any, to_x: Tensor, to_maps: Tensor, to_energy: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         slope = (2 * x.shape[1] / x.numel() * to_energy)[:, None, None]
-        shared = torch.sum(to_maps[1:], 0, keepdim=True, out=torch.empty_like(mean))
-        shared = (to_maps[:1] - shared) / len(x) - slope * mean
-        to_x = torch.addcmul(to_x, x, slope.to(x.dtype)).add_(shared)
+        shared = (to_maps[:1] - to_maps[1:].sum(0, keepdim=True)) / len(x) - slope * mean
+        # In place, as nobody else holds what a convolution answers: a new map is paid for by every page.
+        for to_images, images in zip(_pieces(to_x), _pieces(x), strict=True):
+            to_images.addcmul_(images, slope.to(x.dtype)).add_(shared)
         to_x[: len(to_maps) - 1] += to_maps[1:]
         return to_x, None
+
+
+def _mean_and_energy(x: Tensor, part: int) -> tuple[Tensor, Tensor]:
+    """Find the mean image (1, channels, height, width) of a batch and the mean square (channels,) around it.
+
+    Squares are taken around the part's mean image, which is near: around 0 they would cancel.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    pilot = x[:part].mean(0, keepdim=True, dtype=dtype)
+    total, squares, rest = torch.zeros_like(pilot), pilot.new_zeros(x.shape[1]), torch.empty_like(pilot)
+    for images in _pieces(x):
+        total += images if len(images) == 1 else images.sum(0, keepdim=True, dtype=dtype)
+        rest = torch.sub(images, pilot, out=rest if len(images) == 1 else None)
+        squares += torch.linalg.vector_norm(rest, dim=(2, 3)).square().sum(0)
+    mean = total / len(x)
+    return mean, (squares / x[:, 0].numel() - _energy(mean - pilot)).clamp_min(0)
+
+
+def _pieces(x: Tensor) -> Sequence[Tensor]:
+    """Cut a batch into what is best worked on at a time: on CPUs an image, which stays in the cache."""
+    return x.split(1) if x.device.type == "cpu" and not torch.compiler.is_compiling() else [x]
 
 
 def _append(kernel: AffineKernel | None, layer: nn.Module, sample: Sample) -> AffineKernel:
