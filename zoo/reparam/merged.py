@@ -100,7 +100,9 @@ class Sample:
 
     Attributes:
         maps: (1 + part, channels, height, width): the mean image of the batch, then its first images less that.
-        energy: (channels,), the mean square of the batch around its mean image.
+        middle: The mean image, the first of the maps.
+        part: The other maps.
+        energies: (channels, 2), the mean square of the batch around its mean image, and that of the part.
         images: Number of images in the batch.
         dtype: Precision of the convolutions; statistics are float32 or better.
         total: Sums over processes, each of which has a sample of its own batch; None: this one is all.
@@ -108,7 +110,9 @@ class Sample:
     """
 
     maps: Tensor
-    energy: Tensor
+    middle: Tensor
+    part: Tensor
+    energies: Tensor
     images: int
     dtype: torch.dtype
     total: Total | None
@@ -116,20 +120,20 @@ class Sample:
 
     def moments(self, kernel: AffineKernel) -> tuple[Tensor, Tensor, int | Tensor]:
         """Find mean and (biased) variance of every channel of kernel(x), and over how many pixels they are."""
-        weight = kernel.weight.unflatten(0, (kernel.groups, -1))
-        if kernel.weight[0].numel() == 1:  # It multiplies each channel by a number, and so its moments.
-            answers = Window2d(kernel.padding, kernel.stride)(self.maps)
-            mean, variance = self._moments(answers[:1], _energy(answers[1:]), torch.ones_like(weight[:, :1]))
-            factors = weight.flatten(1)
-            mean, variance = (mean[:, None] * factors).flatten(), (variance[:, None] * factors.square()).flatten()
-        elif kernel.kernel_size == (1, 1):
-            answers = _convolve(replace(kernel, bias=None), self.maps[:1])
-            mean, variance = self._moments(answers, self._pointwise_energy(kernel), weight)
+        if kernel.kernel_size == (1, 1):
+            middle = _convolve(replace(kernel, bias=None), self.middle)
+            within = self._pointwise_energy(kernel)
         else:
             linear = replace(kernel, weight=kernel.weight.to(self.dtype), bias=None)
             answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
-            mean, variance = self._moments(answers[:1], _energy(answers[1:]), weight)
-        mean, pixels = mean + kernel.bias, self.images * answers[0, 0].numel()
+            middle, rest = answers.split([1, len(self.part)])
+            within = _energy(rest)
+        between, mean = torch.var_mean(middle, (0, 2, 3), correction=0)
+        # The energy of answers, if channels and taps did not correlate: that they do is seen in the part.
+        taps = kernel.weight.square().sum((2, 3)).unflatten(0, (kernel.groups, -1))
+        whole, part = (taps @ self.energies.unflatten(0, (kernel.groups, -1))).flatten(0, 1).unbind(1)
+        variance = between + whole * ((within + TINY) / (part + TINY))
+        mean, pixels = mean + kernel.bias, self.images * middle[0, 0].numel()
         return (mean, variance, pixels) if self.total is None else _of_all(mean, variance, pixels, self.total)
 
     def _pointwise_energy(self, kernel: AffineKernel) -> Tensor:
@@ -139,26 +143,14 @@ class Sample:
         """
         where = kernel.padding, kernel.stride, kernel.groups
         if where not in self.covariances:
-            part = Window2d(kernel.padding, kernel.stride)(self.maps[1:])
-            pixels = part.permute(0, 2, 3, 1).unflatten(3, (kernel.groups, -1)).flatten(0, 2)
-            self.covariances[where] = torch.einsum("pgi,pgj->gij", pixels, pixels) / len(pixels)
+            part = Window2d(kernel.padding, kernel.stride)(self.part)
+            if kernel.groups == kernel.in_channels:
+                self.covariances[where] = _energy(part)[:, None, None]
+            else:
+                pixels = part.permute(0, 2, 3, 1).unflatten(3, (kernel.groups, -1)).flatten(0, 2)
+                self.covariances[where] = torch.einsum("pgi,pgj->gij", pixels, pixels) / len(pixels)
         rows = kernel.weight.flatten(1).unflatten(0, (kernel.groups, -1))
         return ((rows @ self.covariances[where]) * rows).sum(2).flatten()
-
-    def _moments(self, middle: Tensor, within: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Find mean and variance in the batch.
-
-        Args:
-            middle: (1, channels, height, width), the answer to the mean image.
-            within: (channels,), the mean square of the answers to the part.
-            weight: (groups, out, in, height, width), of the kernel that answers.
-        """
-        mean = middle.mean((0, 2, 3))
-        between = (middle - mean[:, None, None]).square().mean((0, 2, 3))
-        # The energy of answers, if channels and taps did not correlate: that they do is seen in the part.
-        energies = torch.stack([self.energy, _energy(self.maps[1:])], 1).unflatten(0, (len(weight), -1))
-        whole, part = (weight.square().sum((3, 4)) @ energies).flatten(0, 1).unbind(1)
-        return mean, between + whole * ((within + TINY) / (part + TINY))
 
 
 def _of_all(mean: Tensor, variance: Tensor, pixels: int, total: Total) -> tuple[Tensor, Tensor, Tensor]:
@@ -169,17 +161,13 @@ def _of_all(mean: Tensor, variance: Tensor, pixels: int, total: Total) -> tuple[
     return whole, total(variance + (mean - whole).square()) / processes, pixels * processes
 
 
-def _energy(maps: Tensor) -> Tensor:
-    """The mean square of every channel."""
-    return maps.square().mean((0, 2, 3))
-
-
 def sample_of(x: Tensor, part: int, total: Total | None) -> tuple[Tensor, Sample]:
     """Take a sample of the first images of a batch; the batch that comes back carries the sample's gradient too."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     x, maps, energy = _Split.apply(x, part)
-    return x, Sample(maps, energy, len(x), dtype, total)
+    middle, rest = maps.split([1, part])
+    return x, Sample(maps, middle, rest, torch.stack([energy, _energy(rest)], 1), len(x), dtype, total)
 
 
 def _convolve(kernel: AffineKernel, x: Tensor) -> Tensor:
@@ -208,7 +196,7 @@ class _Split(torch.autograd.Function):
     def backward(ctx: Any, to_x: Tensor, to_maps: Tensor, to_energy: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         slope = (2 * x.shape[1] / x.numel() * to_energy)[:, None, None]
-        shared = (to_maps[:1] - to_maps[1:].sum(0, keepdim=True)) / len(x) - slope * mean
+        shared = (to_maps[:1] - _over_images(torch.sum, to_maps[1:])) / len(x) - slope * mean
         # In place, as nobody else holds what a convolution answers: a new map is paid for by every page.
         for to_images, images in zip(_pieces(to_x), _pieces(x), strict=True):
             to_images.addcmul_(images, slope.to(x.dtype)).add_(shared)
@@ -216,20 +204,43 @@ class _Split(torch.autograd.Function):
         return to_x, None
 
 
+class _Energy(torch.autograd.Function):
+    """The mean square of every channel, whose gradient autograd alone would take three maps to find."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        ctx.save_for_backward(maps)
+        return maps.square().mean((0, 2, 3))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_energy: Tensor) -> Tensor:
+        (maps,) = ctx.saved_tensors
+        return maps * (2 * maps.shape[1] / maps.numel() * to_energy)[:, None, None]
+
+
+_energy: Callable[[Tensor], Tensor] = _Energy.apply
+
+
 def _mean_and_energy(x: Tensor, part: int) -> tuple[Tensor, Tensor]:
     """Find the mean image (1, channels, height, width) of a batch and the mean square (channels,) around it.
 
     Squares are taken around the part's mean image, which is near: around 0 they would cancel.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    pilot = x[:part].mean(0, keepdim=True, dtype=dtype)
+    pilot = _over_images(torch.mean, x[:part])
     total, squares, rest = torch.zeros_like(pilot), pilot.new_zeros(x.shape[1]), torch.empty_like(pilot)
     for images in _pieces(x):
-        total += images if len(images) == 1 else images.sum(0, keepdim=True, dtype=dtype)
+        total += images if len(images) == 1 else _over_images(torch.sum, images)
         rest = torch.sub(images, pilot, out=rest if len(images) == 1 else None)
-        squares += torch.linalg.vector_norm(rest, dim=(2, 3)).square().sum(0)
+        squares += rest.square_().sum((0, 2, 3))
     mean = total / len(x)
     return mean, (squares / x[:, 0].numel() - _energy(mean - pilot)).clamp_min(0)
+
+
+def _over_images(reduce: Any, x: Tensor) -> Tensor:
+    """Reduce to one image in x's memory layout, which torch forgets, in float32 or better."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return reduce(x, 0, keepdim=True, dtype=dtype, out=torch.empty_like(x[:1], dtype=dtype))
 
 
 def _pieces(x: Tensor) -> Sequence[Tensor]:
