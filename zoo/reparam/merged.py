@@ -128,7 +128,8 @@ class Sample:
             answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
             middle, rest = answers.split([1, len(self.part)])
             within = _energy(rest)
-        between, mean = torch.var_mean(middle, (0, 2, 3), correction=0)
+        mean = middle.mean((0, 2, 3))
+        between = _energy(middle - mean.detach()[:, None, None])  # the mean's own gradient through this is 0
         # The energy of answers, if channels and taps did not correlate: that they do is seen in the part.
         taps = kernel.weight.square().sum((2, 3)).unflatten(0, (kernel.groups, -1))
         whole, part = (taps @ self.energies.unflatten(0, (kernel.groups, -1))).flatten(0, 1).unbind(1)
