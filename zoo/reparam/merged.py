@@ -106,7 +106,7 @@ class Sample:
         images: Number of images in the batch.
         dtype: Precision of the convolutions; statistics are float32 or better.
         total: Sums over processes, each of which has a sample of its own batch; None: this one is all.
-        covariances: (groups, channels, channels) of what 1x1 kernels read, by padding, stride and groups.
+        pointwise: What 1x1 kernels read, by padding, stride and groups (see `_pointwise`).
     """
 
     maps: Tensor
@@ -116,42 +116,47 @@ class Sample:
     images: int
     dtype: torch.dtype
     total: Total | None
-    covariances: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    pointwise: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def moments(self, kernel: AffineKernel) -> tuple[Tensor, Tensor, int | Tensor]:
         """Find mean and (biased) variance of every channel of kernel(x), and over how many pixels they are."""
         if kernel.kernel_size == (1, 1):
-            middle = _convolve(replace(kernel, bias=None), self.middle)
-            within = self._pointwise_energy(kernel)
+            rows = kernel.weight.flatten(1).unflatten(0, (kernel.groups, -1))
+            pixels, covariance = self._pointwise(kernel)
+            middle, within = (rows @ pixels).flatten(0, 1), ((rows @ covariance) * rows).sum(2).flatten()
         else:
             linear = replace(kernel, weight=kernel.weight.to(self.dtype), bias=None)
             answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
-            middle, rest = answers.split([1, len(self.part)])
-            within = _energy(rest)
-        mean = middle.mean((0, 2, 3))
-        between = _energy(middle - mean.detach()[:, None, None])  # the mean's own gradient through this is 0
+            one, rest = answers.split([1, len(self.part)])
+            middle, within = one[0].flatten(1), _energy(rest)
+        mean = middle.mean(1)
+        between = (middle - mean.detach()[:, None]).square().mean(1)  # the mean gets no gradient by it: that is 0
         # The energy of answers, if channels and taps did not correlate: that they do is seen in the part.
         taps = kernel.weight.square().sum((2, 3)).unflatten(0, (kernel.groups, -1))
         whole, part = (taps @ self.energies.unflatten(0, (kernel.groups, -1))).flatten(0, 1).unbind(1)
         variance = between + whole * ((within + TINY) / (part + TINY))
-        mean, pixels = mean + kernel.bias, self.images * middle[0, 0].numel()
+        mean, pixels = mean + kernel.bias, self.images * middle.shape[1]
         return (mean, variance, pixels) if self.total is None else _of_all(mean, variance, pixels, self.total)
 
-    def _pointwise_energy(self, kernel: AffineKernel) -> Tensor:
-        """Find the mean square of a 1x1 kernel's answers by the covariance of what it reads.
+    def _pointwise(self, kernel: AffineKernel) -> tuple[Tensor, Tensor]:
+        """Find what 1x1 kernels read of the mean image, and how its channels covary in the part.
 
-        All 1x1 kernels of a block share one, where each would convolve the part.
+        All 1x1 kernels of a block share them, where each would convolve the part.
+
+        Returns:
+            (groups, channels, pixels) and (groups, channels, channels).
         """
         where = kernel.padding, kernel.stride, kernel.groups
-        if where not in self.covariances:
-            part = Window2d(kernel.padding, kernel.stride)(self.part)
+        if where not in self.pointwise:
+            window = Window2d(kernel.padding, kernel.stride)
+            middle, part = window(self.middle)[0], window(self.part)
             if kernel.groups == kernel.in_channels:
-                self.covariances[where] = _energy(part)[:, None, None]
+                covariance = _energy(part)[:, None, None]
             else:
                 pixels = part.permute(0, 2, 3, 1).unflatten(3, (kernel.groups, -1)).flatten(0, 2)
-                self.covariances[where] = torch.einsum("pgi,pgj->gij", pixels, pixels) / len(pixels)
-        rows = kernel.weight.flatten(1).unflatten(0, (kernel.groups, -1))
-        return ((rows @ self.covariances[where]) * rows).sum(2).flatten()
+                covariance = torch.einsum("pgi,pgj->gij", pixels, pixels) / len(pixels)
+            self.pointwise[where] = middle.unflatten(0, (kernel.groups, -1)).flatten(2), covariance
+        return self.pointwise[where]
 
 
 def _of_all(mean: Tensor, variance: Tensor, pixels: int, total: Total) -> tuple[Tensor, Tensor, Tensor]:
