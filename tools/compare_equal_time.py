@@ -60,6 +60,8 @@ def main() -> int:
     before = read_result(options.output) if options.output.exists() else None
     runs: list[TrainingRun] = before.records if before else []
     settings = before.settings if before else {}
+    if before and (settings["recipe"], settings["epochs"]["plain"]) != (recipe, options.epochs):
+        parser.error(f"{options.output} has runs of another recipe or length: give --output another file")
     if not before:
         seconds = step_seconds(recipe)
         epochs = {name: max(2, int(options.epochs * seconds["plain"] / seconds[name])) for name in BLOCKS}
