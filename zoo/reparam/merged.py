@@ -100,8 +100,6 @@ class Sample:
 
     Attributes:
         maps: (1 + part, channels, height, width): the mean image of the batch, then its first images less that.
-        middle: The mean image, the first of the maps.
-        part: The other maps.
         energies: (channels, 2), the mean square of the batch around its mean image, and that of the part.
         images: Number of images in the batch.
         dtype: Precision of the convolutions; statistics are float32 or better.
@@ -110,8 +108,6 @@ class Sample:
     """
 
     maps: Tensor
-    middle: Tensor
-    part: Tensor
     energies: Tensor
     images: int
     dtype: torch.dtype
@@ -127,8 +123,8 @@ class Sample:
         else:
             linear = replace(kernel, weight=kernel.weight.to(self.dtype), bias=None)
             answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
-            one, rest = answers.split([1, len(self.part)])
-            middle, within = one[0].flatten(1), _energy(rest)
+            middle, within = first_and_energy(answers)
+            middle = middle.flatten(1)
         mean = middle.mean(1)
         between = (middle - mean.detach()[:, None]).square().mean(1)  # the mean gets no gradient by it: that is 0
         # The energy of answers, if channels and taps did not correlate: that they do is seen in the part.
@@ -148,11 +144,12 @@ class Sample:
         """
         where = kernel.padding, kernel.stride, kernel.groups
         if where not in self.pointwise:
-            window = Window2d(kernel.padding, kernel.stride)
-            middle, part = window(self.middle)[0], window(self.part)
+            maps = Window2d(kernel.padding, kernel.stride)(self.maps)
             if kernel.groups == kernel.in_channels:
-                covariance = _energy(part)[:, None, None]
+                middle, energy = first_and_energy(maps)
+                covariance = energy[:, None, None]
             else:
+                middle, part = maps[0], maps[1:]
                 pixels = part.permute(0, 2, 3, 1).unflatten(3, (kernel.groups, -1)).flatten(0, 2)
                 covariance = torch.einsum("pgi,pgj->gij", pixels, pixels) / len(pixels)
             self.pointwise[where] = middle.unflatten(0, (kernel.groups, -1)).flatten(2), covariance
@@ -172,8 +169,7 @@ def sample_of(x: Tensor, part: int, total: Total | None) -> tuple[Tensor, Sample
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     x, maps, energy = _Split.apply(x, part)
-    middle, rest = maps.split([1, part])
-    return x, Sample(maps, middle, rest, torch.stack([energy, _energy(rest)], 1), len(x), dtype, total)
+    return x, Sample(maps, torch.stack([energy, first_and_energy(maps)[1]], 1), len(x), dtype, total)
 
 
 def _convolve(kernel: AffineKernel, x: Tensor) -> Tensor:
@@ -210,22 +206,26 @@ class _Split(torch.autograd.Function):
         return to_x, None
 
 
-class _Energy(torch.autograd.Function):
-    """The mean square of every channel, whose gradient autograd alone would take three maps to find."""
+class _FirstAndEnergy(torch.autograd.Function):
+    """The first map, and the mean square of the others: a Function, as autograd alone would go over them five times."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
+    def forward(ctx: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(maps)
-        return maps.square().mean((0, 2, 3))
+        return maps[0].clone(), maps[1:].square().mean((0, 2, 3))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, to_energy: Tensor) -> Tensor:
+    def backward(ctx: Any, to_first: Tensor, to_energy: Tensor) -> Tensor:
         (maps,) = ctx.saved_tensors
-        return maps * (2 * maps.shape[1] / maps.numel() * to_energy)[:, None, None]
+        to_maps = torch.empty_like(maps)
+        to_maps[0] = to_first
+        slope = 2 * maps.shape[1] / maps[1:].numel() * to_energy
+        torch.mul(maps[1:], slope[:, None, None], out=to_maps[1:])
+        return to_maps
 
 
-_energy: Callable[[Tensor], Tensor] = _Energy.apply
+first_and_energy: Callable[[Tensor], tuple[Tensor, Tensor]] = _FirstAndEnergy.apply
 
 
 def _mean_and_energy(x: Tensor, part: int) -> tuple[Tensor, Tensor]:
@@ -240,7 +240,7 @@ def _mean_and_energy(x: Tensor, part: int) -> tuple[Tensor, Tensor]:
         rest = torch.sub(images, pilot, out=rest if len(images) == 1 else None)
         squares += rest.square_().sum((0, 2, 3))
     mean = total / len(x)
-    return mean, (squares / x[:, 0].numel() - _energy(mean - pilot)).clamp_min(0)
+    return mean, (squares / x[:, 0].numel() - (mean - pilot).square().mean((0, 2, 3))).clamp_min(0)
 
 
 def _over_images(reduce: Any, x: Tensor) -> Tensor:
