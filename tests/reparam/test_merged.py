@@ -179,6 +179,18 @@ def test_statistics_do_not_cancel_in_float32():
         torch.testing.assert_close(found.double(), exact.double(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_read_as_a_whole_gives_what_it_gives_image_by_image(layout, monkeypatch):
+    _, merged = twins(SPEC, "dbb", 2 * 49, dtype=torch.float64)
+    twin, x = copy.deepcopy(merged), images(number=8).contiguous(memory_format=layout)
+    y, found = training_step(merged, x)
+    monkeypatch.setattr("zoo.reparam.merged._pieces", lambda x: [x])  # as on a GPU
+    z, other = training_step(twin, x)
+    torch.testing.assert_close(z, y, rtol=1e-10, atol=1e-10)
+    for name, value in found.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-10, atol=1e-10)
+
+
 def test_gradient_checkpointing_gives_the_same_gradients():
     _, merged = twins(SPEC, "dbb", 2 * 49, dtype=torch.float64)
     twin = copy.deepcopy(merged)
