@@ -35,6 +35,8 @@ from zoo.reparam.layers import BatchNormPad2d, Window2d
 
 Total = Callable[[Tensor], Tensor]
 """The sum of a tensor over processes, with gradient."""
+CACHE = 2**21
+"""Bytes of a map that are worked on at a time on CPUs."""
 TINY = 1e-30
 """An energy that is none: where the part has no energy at all, its ratio to the batch's is taken for 1."""
 
@@ -198,7 +200,8 @@ class _Split(torch.autograd.Function):
     def backward(ctx: Any, to_x: Tensor, to_maps: Tensor, to_energy: Tensor) -> tuple[Tensor, None]:
         x, mean = ctx.saved_tensors
         slope = (2 * x.shape[1] / x.numel() * to_energy)[:, None, None]
-        shared = (to_maps[:1] - _over_images(torch.sum, to_maps[1:])) / len(x) - slope * mean
+        to_mean = torch.empty_like(mean).copy_(to_maps[:1] - to_maps[1:].sum(0, keepdim=True))  # in x's memory layout
+        shared = to_mean / len(x) - slope * mean
         # In place, as nobody else holds what a convolution answers: a new map is paid for by every page.
         for to_images, images in zip(_pieces(to_x), _pieces(x), strict=True):
             to_images.addcmul_(images, slope.to(x.dtype)).add_(shared)
@@ -234,11 +237,10 @@ def _mean_and_energy(x: Tensor, part: int) -> tuple[Tensor, Tensor]:
     Squares are taken around the part's mean image, which is near: around 0 they would cancel.
     """
     pilot = _over_images(torch.mean, x[:part])
-    total, squares, rest = torch.zeros_like(pilot), pilot.new_zeros(x.shape[1]), torch.empty_like(pilot)
+    total, squares = torch.zeros_like(pilot), pilot.new_zeros(x.shape[1])
     for images in _pieces(x):
         total += images if len(images) == 1 else _over_images(torch.sum, images)
-        rest = torch.sub(images, pilot, out=rest if len(images) == 1 else None)
-        squares += rest.square_().sum((0, 2, 3))
+        squares += (images - pilot).square_().sum((0, 2, 3))
     mean = total / len(x)
     return mean, (squares / x[:, 0].numel() - (mean - pilot).square().mean((0, 2, 3))).clamp_min(0)
 
@@ -250,8 +252,10 @@ def _over_images(reduce: Any, x: Tensor) -> Tensor:
 
 
 def _pieces(x: Tensor) -> Sequence[Tensor]:
-    """Cut a batch into what is best worked on at a time: on CPUs an image, which stays in the cache."""
-    return x.split(1) if x.device.type == "cpu" and not torch.compiler.is_compiling() else [x]
+    """Cut a batch into what is best worked on at a time: on CPUs so many images as stay in the cache."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return [x]
+    return x.split(max(1, CACHE // (x[0].numel() * x.element_size())))
 
 
 def _append(kernel: AffineKernel | None, layer: nn.Module, sample: Sample) -> AffineKernel:
