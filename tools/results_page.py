@@ -180,8 +180,8 @@ def merged() -> Iterator[str]:
     yield "## A merged training step"
     yield (
         "With `--merge-pixels 1024`, 224², batch 64, one thread, float32: its time, and what it keeps for the backward "
-        "pass, over those of the plain network, interleaved. Training branch by branch was measured against the plain "
-        f"network in a run of its own, in NHWC. {machine('benchmark/merged-mobileone_s0')}"
+        "pass, over those of the plain network, interleaved. Branch by branch: over the plain network of "
+        f"`branches-*.json`, in NHWC. {machine('benchmark/merged-mobileone_s0')}"
     )
     rows: list[Row] = []
     for name in benchmarks("merged-*"):
