@@ -4,24 +4,20 @@ import copy
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from tests.support.blocks import fill_convs, norms_in, randomise
-from tests.support.processes import fresh_process
-from zoo.engine.distributed import sum_over_processes
+from tests.support.blocks import norms_in, randomise
+from tests.support.merged import SPEC, images, training_step, twins
 from zoo.registry import create_model
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import build_block
 from zoo.reparam.layers import BatchNormPad2d
-from zoo.reparam.merged import MergedConv2d, merge
+from zoo.reparam.merged import merge
 from zoo.reparam.spec import ConvSpec
 from zoo.surgery.deploy import deploy
 
-SPEC = ConvSpec(8, 8, 3, padding=1)
 CHANNELS = {"dense": (6, 8, 1), "grouped": (8, 8, 2), "depthwise": (6, 6, 6)}  # in, out, groups
 
 
@@ -32,36 +28,6 @@ def bordered_by_batch(norm_pad: BatchNormPad2d, x: Tensor) -> Tensor:
     response = bn.bias - mean * bn.weight * torch.rsqrt(variance + bn.eps)
     inside = F.pad(torch.ones_like(x[:1, :1]), border)
     return F.pad(bn(x), border) + (1 - inside) * response[:, None, None]
-
-
-def twins(spec: ConvSpec, block: str, pixels: int = 0, **factory) -> tuple[MultiBranchConv2d, MergedConv2d]:
-    """A random block and its copy that trains merged, with statistics from so many pixels, or from the whole batch."""
-    torch.manual_seed(0)
-    branches = build_block(spec, block, **factory)
-    fill_convs(randomise(branches))
-    merged = copy.deepcopy(branches)
-    merge(merged, pixels or 1)
-    assert isinstance(merged, MergedConv2d)
-    if not pixels:
-        vars(merged)["_part"] = len
-    return branches, merged
-
-
-def images(spec: ConvSpec = SPEC, number: int = 4, size: int = 7, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return (
-        torch.randn(number, spec.in_channels, size, size, generator=generator, dtype=torch.float64).add(0.7).to(dtype)
-    )
-
-
-def training_step(block: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The block's output; the input's gradient, every parameter's, and the running statistics after it."""
-    x = x.clone().requires_grad_()
-    y = block(x)
-    (y.double() * torch.linspace(-1, 2, y.numel(), dtype=torch.float64).view_as(y)).sum().backward()
-    assert x.grad is not None
-    gradients = {name: p.grad for name, p in block.named_parameters() if p.grad is not None}
-    return y.detach(), {"x": x.grad, **gradients, **dict(block.named_buffers())}
 
 
 def assert_same_step(branches: nn.Module, merged: nn.Module, x: Tensor, rtol: float = 1e-7) -> None:
@@ -202,22 +168,6 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         torch.testing.assert_close(other[f"inside.{name}"], found[name], rtol=1e-12, atol=1e-12)
 
 
-def test_distributed_training_gets_every_gradient(tmp_path):
-    _, merged = twins(SPEC, "dbb", 2 * 49, dtype=torch.float64)
-    alone = copy.deepcopy(merged)
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        wrapped = DistributedDataParallel(merged)
-        for _ in range(2):  # the second step raises if a gradient of the first was not seen
-            (y, found), (z, other) = training_step(alone, images(number=8)), training_step(wrapped, images(number=8))
-            torch.testing.assert_close(z, y, rtol=0, atol=0)
-            assert {name.removeprefix("module.") for name in other} == found.keys()
-            for name, value in other.items():
-                torch.testing.assert_close(value, found[name.removeprefix("module.")], rtol=1e-12, atol=1e-12)
-    finally:
-        dist.destroy_process_group()
-
-
 class _Checkpointed(nn.Module):
     def __init__(self, inside: nn.Module):
         super().__init__()
@@ -268,45 +218,3 @@ def test_no_pointwise_convolution_strides_by_itself(kernel, monkeypatch):
     _, merged = twins(spec, "kxk*2+1x1+1x1_kxk", pixels=32)
     merged(images(spec, 8, 16, torch.float32))
     assert strided and not any(strided)
-
-
-def step_of_one_of_two(rank: int, block: str, folder: str) -> None:
-    """One of two processes, each with half of the batch: what its merged training step gives."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    _, merged = twins(SPEC, block, dtype=torch.float64)
-    vars(merged)["total"] = sum_over_processes
-    x = images(number=8).chunk(2)[rank].clone().requires_grad_()
-    y = merged(x)
-    weights = torch.linspace(-1, 2, 2 * y.numel(), dtype=torch.float64).chunk(2)[rank]
-    (y * weights.view_as(y)).sum().backward()
-    gradients = {name: p.grad for name, p in merged.named_parameters()}
-    torch.save((y.detach(), x.grad, gradients, dict(merged.named_buffers())), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-@pytest.mark.parametrize("block", ["repvgg", "dbb"])
-def test_statistics_over_two_processes_are_those_of_the_whole_batch(block, tmp_path):
-    arguments = [(rank, block, str(tmp_path)) for rank in range(2)]
-    processes = [fresh_process().Process(target=step_of_one_of_two, args=a) for a in arguments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
-    halves = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    y, found = training_step(twins(SPEC, block, dtype=torch.float64)[1], images(number=8))
-    close = {"rtol": 1e-9, "atol": 1e-9}
-    torch.testing.assert_close(torch.cat([half[0] for half in halves]), y, **close)
-    torch.testing.assert_close(torch.cat([half[1] for half in halves]), found["x"], **close)
-    for name in halves[0][2]:
-        torch.testing.assert_close(sum(half[2][name] for half in halves), found[name], **close)
-    for name, buffer in halves[0][3].items():
-        torch.testing.assert_close(buffer, halves[1][3][name], rtol=0, atol=0)
-        torch.testing.assert_close(buffer, found[name], **close)
-
-
-def test_a_synchronised_norm_wants_the_sum_over_processes():
-    block = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(build_block(SPEC, "repvgg")))
-    with pytest.raises(ValueError, match="0 has a SyncBatchNorm, whose statistics are of all processes: give `total`"):
-        merge(block, 1024)
-    merge(block, 1024, sum_over_processes)
-    assert isinstance(block[0], MergedConv2d)
