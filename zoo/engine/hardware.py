@@ -79,6 +79,8 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", local_rank)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {name!r} is not available: {first_line(error)}") from error
     return device
