@@ -30,7 +30,7 @@ PAIRS = {  # RepVGG, table 4: the ResNet and the networks that the paper sets be
 }
 TRAINED = ("repvgg_a0", "acnet_resnet18", "dbb_resnet18", "dbb_mobilenet_v1", "repghostnet_1.0x", "mobileone_s0")
 DEPTHWISE = ("dbb_mobilenet_v1", "repghostnet_1.0x", "mobileone_s0")
-"""Those of them whose steps take about as long in either memory layout."""
+"""Those of them whose merged steps are measured in both memory layouts."""
 
 
 def commands() -> dict[str, str]:

@@ -10,7 +10,6 @@ D2se and RepVGGplus, whose blocks have squeeze-and-excitation, are in `zoo.model
 # generates, and torch.jit reads that only where they are types, not strings.
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -57,18 +56,11 @@ class RepVGG(StagedNetwork):
         output_stride, timm: As in timm, see `zoo.models.staged.Common`.
         block: The branch set of every 3x3 (ablations: "plain", "kxk+identity", "acb"); the first block of a
             stage never has an identity branch, even if its stride is traded for dilation.
-        unit: Makes a layer of the convolution and its branch set.
     """
 
-    def __init__(
-        self,
-        variant: Variant,
-        *,
-        output_stride: int = 32,
-        block: str = "repvgg",
-        unit: Callable[..., nn.Module] = relu_unit,
-        **timm: Any,
-    ) -> None:
+    unit = staticmethod(relu_unit)
+
+    def __init__(self, variant: Variant, *, output_stride: int = 32, block: str = "repvgg", **timm: Any) -> None:
         common = Common(**timm)
         widths, stages = variant.widths, []
         previous, index = common.in_chans, 0
@@ -78,7 +70,7 @@ class RepVGG(StagedNetwork):
             for position, (stride, dilation) in enumerate(geometries):
                 groups = variant.groups if index in range(2, 27, 2) else 1
                 spec = ConvSpec(previous, width, 3, stride, dilation, dilation, groups)
-                blocks.append(unit(spec, block if position else without_identity(block), **common.dd))
+                blocks.append(self.unit(spec, block if position else without_identity(block), **common.dd))
                 previous, index = width, index + 1
             stages.append(nn.Sequential(*blocks))
         strides = [geometries[0][0] for geometries in plan]

@@ -36,6 +36,12 @@ def plus_unit(spec: ConvSpec, block: str, **dd: Any) -> nn.Module:
     return chain(conv=conv, act=nn.ReLU(inplace=True), se=se)
 
 
+class RepVGGSE(RepVGG):
+    """RepVGG with squeeze-and-excitation before every ReLU."""
+
+    unit = staticmethod(squeezed_unit)
+
+
 class RepVGGPlus(RepVGG):
     """RepVGG with three auxiliary classifiers: after stages 1 and 2, and half-way through stage 3.
 
@@ -43,8 +49,10 @@ class RepVGGPlus(RepVGG):
     CE(logits) + 0.1 Σ CE(auxiliary logits); in eval mode the logits. Deploying removes the auxiliary heads.
     """
 
+    unit = staticmethod(plus_unit)
+
     def __init__(self, variant: Variant, **kwargs: Any) -> None:
-        super().__init__(variant, unit=plus_unit, **kwargs)
+        super().__init__(variant, **kwargs)
         dd = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         widths = variant.widths[1:4]
         self.aux_heads = TrainingOnly([_auxiliary_head(w, self.num_classes, dd) for w in widths])
@@ -90,6 +98,6 @@ def _auxiliary_head(channels: int, num_classes: int, dd: dict[str, Any]) -> nn.M
     )
 
 
-for _name, _network in {"repvgg_d2se": partial(RepVGG, unit=squeezed_unit), "repvggplus_l2pse": RepVGGPlus}.items():
+for _name, _network in {"repvgg_d2se": RepVGGSE, "repvggplus_l2pse": RepVGGPlus}.items():
     _builder = partial(_network, Variant((8, 14, 24, 1), 2.5, 5))
     register(_name, _builder, "RepVGG", test_input_size=(3, 320, 320), test_crop_pct=1.0)

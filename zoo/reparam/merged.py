@@ -125,7 +125,7 @@ class Sample:
         else:
             linear = replace(kernel, weight=kernel.weight.to(self.dtype), bias=None)
             answers = _convolve(linear, self.maps.to(self.dtype)).to(kernel.weight)
-            middle, within = first_and_energy(answers)
+            middle, within = _first_and_energy(answers)
             middle = middle.flatten(1)
         mean = middle.mean(1)
         between = (middle - mean.detach()[:, None]).square().mean(1)  # the mean gets no gradient by it: that is 0
@@ -148,7 +148,7 @@ class Sample:
         if where not in self.pointwise:
             maps = Window2d(kernel.padding, kernel.stride)(self.maps)
             if kernel.groups == kernel.in_channels:
-                middle, energy = first_and_energy(maps)
+                middle, energy = _first_and_energy(maps)
                 covariance = energy[:, None, None]
             else:
                 middle, part = maps[0], maps[1:]
@@ -171,7 +171,7 @@ def sample_of(x: Tensor, part: int, total: Total | None) -> tuple[Tensor, Sample
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     x, maps, energy = _Split.apply(x, part)
-    return x, Sample(maps, torch.stack([energy, first_and_energy(maps)[1]], 1), len(x), dtype, total)
+    return x, Sample(maps, torch.stack([energy, _first_and_energy(maps)[1]], 1), len(x), dtype, total)
 
 
 def _convolve(kernel: AffineKernel, x: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class _FirstAndEnergy(torch.autograd.Function):
         return to_maps
 
 
-first_and_energy: Callable[[Tensor], tuple[Tensor, Tensor]] = _FirstAndEnergy.apply
+_first_and_energy: Callable[[Tensor], tuple[Tensor, Tensor]] = _FirstAndEnergy.apply
 
 
 def _mean_and_energy(x: Tensor, part: int) -> tuple[Tensor, Tensor]:
