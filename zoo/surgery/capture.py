@@ -1,10 +1,8 @@
 """The graphs of a network: one for the whole where torch.fx can trace it, and one for each part of what it cannot."""
 
-import builtins
 import copy
 import inspect
 import itertools
-import math
 import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.models._features_fx import get_notrace_functions
 from torch import Tensor, fx, nn
 from torch.fx import Node
@@ -23,16 +20,13 @@ from zoo.network import run_on_twin
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS, activation_of
 
+Refuse = Callable[[str], str | None]
+"""The reason why the module of that name in the network must stay as it is, or None."""
 PLAIN = (bool, int, float, str, type(None))
 RANDOM = {"", "dropout", "rand", "randn", "rand_like", "randn_like", "bernoulli", "normal", "uniform"}
 """Functions whose result may be another one the next time; "" are those that are not torch's."""
-FUNCTIONS: dict[Any, str] = {
-    function: name.strip("_")
-    for space in (vars(builtins), vars(math), vars(operator), {**vars(torch), **vars(F)})
-    for name, function in space.items()
-    if callable(function)
-}
-"""Their names; torch's only where `torch.nn.functional` has none of that name, which takes other arguments."""
+LIBRARIES = {"torch", "torch.functional", "torch.nn.functional", "torch._C._nn", "math", "_operator", "builtins"}
+"""Where the functions come from that go by their names."""
 
 
 @dataclass
@@ -40,8 +34,7 @@ class Graph:
     """One traced module, `name` in the network, with what its analysis needs.
 
     twin: a copy of the module, on the meta device where it runs there. root: the copy of that which was traced, and
-    may hold what tracing left behind.
-    shapes: of the nodes that are tensors.
+    may hold what tracing left behind, in caches too.
     unsafe: nodes whose memory an in-place operation changes while others read it.
     constants: nodes that do not depend on the module's input.
     """
@@ -50,7 +43,6 @@ class Graph:
     twin: nn.Module
     root: nn.Module
     graph: fx.Graph
-    shapes: dict[Node, torch.Size]
     unsafe: set[Node]
     constants: set[Node]
 
@@ -207,9 +199,39 @@ def trace_module(
     observer = _Observer(root, garbage_collect_values=False, graph=graph)  # memory let go of would be another's next
     with torch.no_grad():
         observer.run(*(bound.arguments[str(n.target).strip("*")] for n in graph.nodes if n.op == "placeholder"))
-    _drop_assertions(graph)
-    shapes = {node: node.meta["shape"] for node in graph.nodes if "shape" in node.meta}
-    return Graph(name, twin, root, graph, shapes, _unsafe(graph), _constants(graph)), tracer.untraced
+    drop_unread(graph)
+    return Graph(name, twin, root, graph, _unsafe(graph), _constants(graph)), tracer.untraced
+
+
+class Evaluator(fx.Interpreter):
+    """Computes nodes with the modules and tensors of `root`: on a meta twin shapes alone, on the network values."""
+
+    def __init__(self, traced: Graph, root: nn.Module, refuse: Refuse) -> None:
+        super().__init__(root, garbage_collect_values=False, graph=traced.graph)
+        self.traced, self.refuse = traced, refuse
+        tensor = next((t for t in (*root.parameters(), *root.buffers())), torch.empty(0, device="cpu"))
+        self.like = torch.empty(0, dtype=torch.float64, device=tensor.device)
+        self.constants: dict[Node, Any] = {}
+
+    @torch.no_grad()
+    def value(self, node: Node, known: dict[Node, Any]) -> Any:
+        """Compute a node in float64 from nodes whose values are known; these become more."""
+        if node not in known:
+            self.env = {n: self.value(n, known) for n in node.all_input_nodes}
+            known[node] = self.run_node(node)
+        return known[node]
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return copy.deepcopy(self.module.get_submodule(target)).double()(*args, **kwargs)
+
+    def fetch_attr(self, target: str) -> Any:
+        try:
+            value = operator.attrgetter(target)(self.module)
+        except AttributeError:  # tracing puts tensors that are no attributes on its root
+            value = operator.attrgetter(target)(self.traced.root)
+            if value.is_meta and not self.like.is_meta:
+                raise ValueError("a tensor that was computed while tracing") from None
+        return value.detach().double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class _Observer(fx.Interpreter):
@@ -222,8 +244,7 @@ class _Observer(fx.Interpreter):
         inputs = _tensors(self.fetch_args_kwargs_from_env(n))
         versions = [tensor._version for tensor in inputs]
         result = super().run_node(n)
-        if isinstance(result, Tensor):
-            n.meta["shape"] = result.shape
+        n.meta["shape"] = result.shape if isinstance(result, Tensor) else None
         n.meta["scalar"] = isinstance(result, bool | int | float | torch.Size | torch.dtype | torch.device | None)
         n.meta["memory"] = _storages(_tensors(result))
         n.meta["changes"] = _storages([t for t, before in zip(inputs, versions, strict=True) if t._version != before])
@@ -238,20 +259,21 @@ def _storages(tensors: list[Tensor]) -> set[int]:
     return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
-def _drop_assertions(graph: fx.Graph) -> None:
-    """Remove the code that only looks at shapes to complain about them."""
+def drop_unread(graph: fx.Graph) -> None:
+    """Remove attributes that nothing reads, and the code that only looks at shapes to complain about them."""
 
-    def stays(node: Node) -> bool:
-        return node.op in ("placeholder", "output") or not (node.meta["scalar"] or node.target is torch._assert)
+    def goes(node: Node) -> bool:
+        return node.op == "get_attr" or node.meta.get("scalar") or node.target is torch._assert
 
-    graph.eliminate_dead_code(stays)
+    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output") or not goes(node))
 
 
 def operation(node: Node) -> str:
     """The bare name of what a node calls: "add" for torch.add, operator.add, Tensor.add_; "" for others' functions."""
+    target: Any = node.target
     if node.op == "call_method":
-        return str(node.target).strip("_")
-    return FUNCTIONS.get(node.target, "") if node.op == "call_function" else ""
+        return target.strip("_")
+    return target.__name__.strip("_") if getattr(target, "__module__", None) in LIBRARIES else ""
 
 
 def _unsafe(graph: fx.Graph) -> set[Node]:

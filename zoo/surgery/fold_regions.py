@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -10,32 +9,19 @@ from zoo.reparam.fold import NORM_LAYERS
 from zoo.surgery.capture import Calls, Graph, capture, has_hooks
 from zoo.surgery.regions import Region, Search
 from zoo.surgery.rewrite import (
+    RegionProof,
     chain_of,
     enclosing,
+    fold_region,
     is_all_of_module,
-    layer_of,
     name_for,
-    prove_region,
     remove_layer,
     replace_module,
     rewrite_forward,
     signature,
-    term_in,
     within,
 )
 from zoo.surgery.sites import refuse_conv
-from zoo.surgery.terms import Evaluator
-
-MAX_PASSES = 20
-
-
-@dataclass(frozen=True)
-class RegionProof:
-    """One folded region: the layer's name, what it replaces, and max |layer - region| / max |region| in float64."""
-
-    name: str
-    layers: list[str]
-    relative_error: float | None
 
 
 class Restrictions:
@@ -102,9 +88,8 @@ def fold_regions(
         EquivalenceError: A region differs from its kernel.
     """
     folding = _Folding(model, example, prove, fold_all)
-    for _ in range(MAX_PASSES):
-        if not folding.fold_once():
-            break
+    while folding.fold_once():  # what waits becomes less each time, or is skipped
+        pass
     return folding.model, folding.proofs, folding.left
 
 
@@ -124,49 +109,43 @@ class _Folding:
         self.skip: set[tuple[str, tuple[str, ...]]] = set()
 
     def fold_once(self) -> bool:
-        """Capture the network and fold what is found; tell whether another pass may find more."""
+        """Capture the network and fold what is found; tell whether any of it waits for another pass."""
         graphs, self.calls, untraced = capture(self.model, self.example)
-        self.restrictions, skipped = Restrictions(self.model, self.calls, graphs), len(self.skip)
+        self.restrictions, before = Restrictions(self.model, self.calls, graphs), len(self.proofs)
         searches = [Search(graph, self.restrictions, self._accept, self.fold_all) for graph in graphs]
         regions = [region for search in searches for region in search.regions()]
         inside = [region for region in regions if not self._place_in_chain(region)]
-        again = self._rewrite(inside) or len(self.skip) > skipped
+        self._rewrite(inside)
         self.left = untraced | self.restrictions.reasons | self.failed
         folded = {layer for proof in self.proofs for layer in proof.layers}
         norms = {s.graph.path(path): reason for s in searches for path, reason in s.norms_left()}
         self.left |= {name: reason for name, reason in norms.items() if name not in folded}
-        return again
+        return len(self.proofs) - before < len(regions)
 
     def _accept(self, region: Region) -> bool:
         return (region.graph.name, signature(region)) not in self.skip
 
     def _fold(self, region: Region, root: nn.Module, name: str) -> tuple[nn.Module, RegionProof]:
-        """Make the layer that a region of `root` becomes, and prove it."""
-        evaluator = Evaluator(region.graph, root, self.restrictions)
-        term = term_in(evaluator, region)
-        error = prove_region(evaluator, region, term, name) if self.prove else None
-        parts = [region.graph.path(layer) for layer in region.layers]
-        return layer_of(term, root, self.dtype), RegionProof(name, parts, error)
+        return fold_region(region, root, name, self.dtype, self.restrictions, self.prove)
 
     def _place_in_chain(self, region: Region) -> bool:
         """Put the layer where the first convolution of a chain of layers is; tell whether the region is one.
 
         Names stay as they are, as does every `forward`, and what it permutes.
         """
-        graph, chain = region.graph, chain_of(region)
-        if chain is None or any(self.restrictions.once(graph.path(name)) for name in (chain[0], *chain[1])):
+        chain = [region.graph.path(layer) for layer in chain_of(region)]
+        if not chain or any(map(self.restrictions.once, chain)):
             return False
-        root = self.model.get_submodule(graph.name)
-        layer, proof = self._fold(region, root, graph.path(chain[0]))
-        others = [root.get_submodule(name) for name in chain[1]]  # before any goes: one may be a part of another
-        replace_module(self.model, root.get_submodule(chain[0]), layer)
+        layer, proof = self._fold(region, self.model.get_submodule(region.graph.name), chain[0])
+        first, *others = map(self.model.get_submodule, chain)  # before any goes: one may be a part of another
+        replace_module(self.model, first, layer)
         for other in others:
             remove_layer(self.model, other)
         self.proofs.append(proof)
         return True
 
-    def _rewrite(self, regions: list[Region]) -> bool:
-        """Rewrite the modules that regions are inside of, the innermost first; tell whether there was one."""
+    def _rewrite(self, regions: list[Region]) -> None:
+        """Rewrite the modules that regions are inside of, the innermost first."""
         groups: defaultdict[tuple[str, str], list[Region]] = defaultdict(list)
         for region in regions:
             groups[region.graph.name, enclosing(region)].append(region)
@@ -185,7 +164,6 @@ class _Folding:
             done.append(name)
             self.failed.pop(name, None)
             self.proofs += proofs
-        return bool(done)
 
     def _rewritten(self, name: str, path: str, group: list[Region]) -> tuple[nn.Module, list[RegionProof]]:
         """The layer that a whole module becomes, or a module that calls one for each region; and their proofs."""

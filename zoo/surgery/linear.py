@@ -1,8 +1,10 @@
 """From the nodes of a graph to kernels: what a node computes of a node before it, where that is linear."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -13,14 +15,47 @@ from torch import Tensor, fx, nn
 from torch.func import jvp
 from torch.fx import Node
 
-from zoo.reparam.algebra import AffineKernel, add, align, concatenate, identity, per_channel, regroup
+from zoo.reparam.algebra import AffineKernel, add, align, compose, concatenate, identity, per_channel, regroup
 from zoo.reparam.fold import fold, is_plain_norm, kernel_of, norm_scale_shift
 from zoo.reparam.spec import Pair, to_pair
-from zoo.surgery.capture import has_hooks, operation
-from zoo.surgery.terms import Evaluator, Term
+from zoo.surgery.capture import Evaluator, has_hooks, operation
 
 UNCHANGED = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 """Layers that do nothing in eval mode."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A node as a linear function of another one, its source.
+
+    shape: of the node. like: of the dtype and on the device of kernels. kernel: None for the identity. axis: of the
+    node's channels, 1 or -1 (tokens: all kernels are 1x1); None if any will do. order: the axes that the kernel's
+    answer is permuted to, where the source has its channels on the other axis. pads: the convolution (its path in the
+    graph) in whose own way, reflected or by size, the source is padded. parts: those that the node divides the map
+    into, which `shape` and `kernel` are of.
+    """
+
+    source: Node
+    shape: torch.Size
+    like: Tensor = field(compare=False)
+    kernel: AffineKernel | None = None
+    axis: int | None = None
+    order: tuple[int, ...] = ()
+    pads: str | None = None
+    parts: tuple[Term, ...] = ()
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether the source has its channels last."""
+        return (self.axis == -1) != bool(self.order)
+
+    def then(self, kernel: AffineKernel, axis: int = 1) -> Term:
+        """Apply a kernel to the node, whose channels are on that axis: on 1 those of a map."""
+        if axis == 1 and len(self.shape) != 4:
+            raise ValueError("a function of something else than a map")
+        if self.axis not in (None, axis):
+            raise ValueError("channels are first in one layer and last in the next")
+        return replace(self, kernel=kernel if self.kernel is None else compose(self.kernel, kernel), axis=axis)
 
 
 def term_of(ev: Evaluator, node: Node, terms: Mapping[Node, Term]) -> Term:
@@ -35,23 +70,20 @@ def term_of(ev: Evaluator, node: Node, terms: Mapping[Node, Term]) -> Term:
     rule = partial(_layer, ev, str(node.target)) if node.op == "call_module" else RULES.get(name)
     if rule is None:
         raise ValueError(f"{name or node.op} is not linear, or not known to be")
-
-    def argument(n: Node) -> Any:
-        return terms[n] if n in terms else ev.value(n, ev.constants)
-
-    args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
+    inputs: dict[Node, Any] = {n: terms.get(n) or ev.value(n, ev.constants) for n in node.all_input_nodes}
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: inputs[n])
     term = rule(*args, **kwargs)
-    return term if term.parts else replace(term, shape=ev.graph.shapes[node])
+    return term if term.parts else replace(term, shape=node.meta["shape"])
 
 
 def _layer(ev: Evaluator, target: str, *inputs: Any, **options: Any) -> Term:
-    layer = ev.root.get_submodule(target)
+    layer = ev.module.get_submodule(target)
     if len(inputs) != 1 or options or not isinstance(inputs[0], Term):
         raise ValueError("takes more than one input")
     (x,) = inputs
     if does_nothing(layer):
         return x
-    if reason := ev.refuse(ev.graph.path(target)):
+    if reason := ev.refuse(ev.traced.path(target)):
         raise ValueError(reason)
     if isinstance(layer, nn.Linear):
         if type(layer).forward is not nn.Linear.forward:

@@ -13,9 +13,8 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zoo.reparam.fold import NORM_LAYERS
-from zoo.surgery.capture import Graph, operation
-from zoo.surgery.linear import does_nothing, term_of
-from zoo.surgery.terms import Evaluator, Refuse, Term
+from zoo.surgery.capture import Evaluator, Graph, Refuse, operation
+from zoo.surgery.linear import Term, does_nothing, term_of
 
 FARTHEST = 24
 """How many maps back a region may reach."""
@@ -26,12 +25,11 @@ class Region:
     """The nodes that one kernel replaces.
 
     term: what they compute, with a kernel on the device of the graph's twin.
-    nodes: what lies between its source and `output`, in order, and nothing else reads; `output` is the last.
+    nodes: what lies between its source and its output, the last of them, in order; nothing else reads the others.
     """
 
     graph: Graph
     term: Term
-    output: Node
     nodes: tuple[Node, ...]
 
     @property
@@ -75,7 +73,7 @@ class Search:
 
     def _terms(self, node: Node) -> dict[Node, Term]:
         """A node as a function of itself and each of the maps before it that it is linear in, the nearest first."""
-        shape, inputs = self.graph.shapes.get(node), self.graph.inputs(node)
+        shape, inputs = node.meta["shape"], self.graph.inputs(node)
         found = {} if shape is None else {node: Term(node, shape, self.evaluator.like)}
         if not inputs or node.op in ("placeholder", "output") or self.graph.unsafe & set(inputs):
             return found
@@ -120,7 +118,7 @@ class Search:
         for term in self.terms[node].values():
             if not self._is_layer(term) or (nodes := self._between(node, term.source)) is None:
                 continue
-            region = Region(self.graph, term, node, nodes)
+            region = Region(self.graph, term, nodes)
             costly = [n for n in nodes if not self._is_free(n)]
             costs = [_cost(self.terms[n][self.graph.inputs(n)[0]]) for n in costly if self._has_weights(n)]
             weights, macs = (sum(each) for each in zip((0, 0), *costs, strict=True))
@@ -136,7 +134,7 @@ class Search:
     def _is_layer(self, term: Term) -> bool:
         """Tell whether a layer computes such a term: an `nn.Linear` where channels are last, else an `nn.Conv2d`."""
         kernel = term.kernel
-        if kernel is None or term.parts or len(term.shape) != len(self.graph.shapes[term.source]):
+        if kernel is None or term.parts or len(term.shape) != len(term.source.meta["shape"]):
             return False
         left, right, top, bottom = kernel.padding
         if term.pads:  # as that convolution, with other weights

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -14,21 +15,43 @@ from zoo.reparam.algebra import AffineKernel
 from zoo.reparam.block import conv_of
 from zoo.reparam.fold import NORM_LAYERS, activation_of
 from zoo.reparam.spec import ConvSpec
-from zoo.surgery.capture import Calls, operation, trace_module
-from zoo.surgery.linear import does_nothing, term_of
+from zoo.surgery.capture import Calls, Evaluator, Refuse, drop_unread, operation, trace_module
+from zoo.surgery.linear import Term, does_nothing, term_of
 from zoo.surgery.regions import Region, Search
-from zoo.surgery.terms import Evaluator, Refuse, Term
 from zoo.surgery.verify import difference
 
 
+@dataclass(frozen=True)
+class RegionProof:
+    """One folded region: the layer's name, what it replaces, and max |layer - region| / max |region| in float64."""
+
+    name: str
+    layers: list[str]
+    relative_error: float | None
+
+
 @torch.no_grad()
-def term_in(evaluator: Evaluator, region: Region) -> Term:
-    """Compute the term of a region from the weights of the evaluator's network."""
-    source = region.term.source
-    terms = {source: Term(source, region.graph.shapes[source], evaluator.like)}
+def fold_region(
+    region: Region, root: nn.Module, name: str, dtype: torch.dtype, refuse: Refuse, prove: bool
+) -> tuple[nn.Module, RegionProof]:
+    """Make the layer that a region becomes, and prove that it computes the same.
+
+    Args:
+        root: What the region's graph is of, with its weights.
+        name: The layer's in the network.
+
+    Raises:
+        ValueError: The region is not linear after all; says why.
+        EquivalenceError: The error exceeds `BLOCK_TOLERANCE`.
+    """
+    evaluator, source = Evaluator(region.graph, root, refuse), region.term.source
+    terms = {source: Term(source, source.meta["shape"], evaluator.like)}
     for node in region.nodes:
         terms[node] = term_of(evaluator, node, {n: terms[n] for n in region.graph.inputs(node)})
-    return terms[region.output]
+    term = terms[region.nodes[-1]]
+    error = _prove(evaluator, region, term, name) if prove else None
+    layers = [region.graph.path(layer) for layer in region.layers]
+    return layer_of(term, root, dtype), RegionProof(name, layers, error)
 
 
 def conv_for(kernel: AffineKernel, dtype: torch.dtype) -> nn.Conv2d:
@@ -53,39 +76,32 @@ def layer_of(term: Term, root: nn.Module, dtype: torch.dtype) -> nn.Module:
     return layer.eval()
 
 
-@torch.no_grad()
-def prove_region(evaluator: Evaluator, region: Region, term: Term, name: str) -> float:
-    """Compare a region with its kernel on random input in float64: max |kernel - region| / max |region|.
-
-    Raises:
-        EquivalenceError: The error exceeds `BLOCK_TOLERANCE`.
-    """
-    kernel, shape = term.kernel, region.graph.shapes[term.source]
+def _prove(evaluator: Evaluator, region: Region, term: Term, name: str) -> float:
+    """Compare a region with its kernel on random input in float64: max |kernel - region| / max |region|."""
+    kernel, shape = term.kernel, term.source.meta["shape"]
     assert kernel is not None
     if len(shape) == 4 and not (term.pads or term.order or term.of_tokens):
         left, right, top, bottom = (max(0, -side) for side in kernel.padding)
         sizes = zip(kernel.kernel_size, kernel.dilation, kernel.stride, (top + bottom, left + right), strict=True)
         shape = (1, shape[1], *[d * (k - 1) + 5 + 2 * s + crop for k, d, s, crop in sizes])
     x = random_input(shape, evaluator.like)
-    wanted = evaluator.value(region.output, {term.source: x.clone()})
-    got = layer_of(term, evaluator.root, torch.float64)(x)
+    wanted = evaluator.value(region.nodes[-1], {term.source: x.clone()})
+    got = layer_of(term, evaluator.module, torch.float64)(x)
     got = got.permute(term.order) if term.order else got
     return difference(got, wanted, f"region {name!r}: folded", "its layers")
 
 
-def chain_of(region: Region) -> tuple[str, list[str]] | None:
-    """The layer that can take a region over, and the others, where it is a chain of layers (and permutations)."""
+def chain_of(region: Region) -> list[str]:
+    """The layers of a region that is a chain of them (and permutations), first that which can take it over; else []."""
     graph = region.graph
     before = (region.term.source, *region.nodes)
-    units = dict.fromkeys(graph.layer(node) for node in region.nodes if operation(node) != "permute")
-    if any(graph.inputs(b) != [a] for a, b in zip(before, region.nodes, strict=False)) or not all(units):
-        return None
-    names = [unit for unit in units if unit]
-    weighted = [unit for unit in names if isinstance(graph.root.get_submodule(unit), nn.Conv2d | nn.Linear)]
+    chained = all(graph.inputs(b) == [a] for a, b in zip(before, region.nodes, strict=False))
+    if not chained or any(not graph.layer(node) and operation(node) != "permute" for node in region.nodes):
+        return []
+    modules = {name: graph.root.get_submodule(name) for name in region.layers}
+    main = next((name for name, one in modules.items() if isinstance(one, nn.Conv2d | nn.Linear)), "")
     kind = nn.Linear if region.term.of_tokens else nn.Conv2d
-    if not weighted or not isinstance(graph.root.get_submodule(weighted[0]), kind):
-        return None
-    return weighted[0], [unit for unit in names if unit != weighted[0]]
+    return [main, *(name for name in modules if name != main)] if isinstance(modules.get(main), kind) else []
 
 
 def remove_layer(model: nn.Module, layer: nn.Module) -> None:
@@ -142,27 +158,17 @@ def is_all_of_module(region: Region, args: Sequence[Any], kwargs: Mapping[str, A
     nodes = region.graph.graph.nodes
     others = [node for node in nodes if node not in region.graph.constants and node not in region.nodes]
     output = next(iter(reversed(nodes)))
-    alone = [node.op for node in others] == ["placeholder", "output"] and output.args[0] is region.output
+    alone = [node.op for node in others] == ["placeholder", "output"] and output.args[0] is region.nodes[-1]
     return alone and len(args) == 1 and not kwargs and not region.term.order
 
 
 def name_for(region: Region, owner: nn.Module, taken: Collection[str]) -> str:
-    """The name for a region's layer: the largest part of it that holds its largest convolution and nothing else.
-
-    A region without a layer takes a name that is free.
-    """
-    targets = [str(n.target) for n in region.nodes if n.op == "call_module"]
-    weighted = [t for t in targets if isinstance(owner.get_submodule(t), nn.Conv2d | nn.Linear)]
-    if not weighted:
-        names = (f"linear{i or ''}" for i in itertools.count())
-        return next(name for name in names if name not in taken and not hasattr(owner, name))
-    main = max(weighted, key=lambda t: owner.get_parameter(f"{t}.weight").numel())
-    others = {str(n.target) for n in region.graph.graph.nodes if n.op in ("call_module", "get_attr")}.difference(
-        targets
-    )
-    parts = main.split(".")
-    wholes = (".".join(parts[:length]) for length in range(1, len(parts)))
-    return next((whole for whole in wholes if not any(t.startswith(f"{whole}.") for t in others)), main)
+    """The name for a region's layer: that of its largest convolution; where it has none, one that is free."""
+    layers = {name: owner.get_submodule(name) for name in region.layers}
+    weights = {name: one.weight.numel() for name, one in layers.items() if isinstance(one, nn.Conv2d | nn.Linear)}
+    names = (f"linear{i or ''}" for i in itertools.count())
+    free = (name for name in names if name not in taken and not hasattr(owner, name))
+    return max(weights, key=lambda name: weights[name]) if weights else next(free)
 
 
 def rewrite_forward(owner: nn.Module, layers: Mapping[str, tuple[Region, nn.Module]]) -> fx.GraphModule:
@@ -177,19 +183,18 @@ def rewrite_forward(owner: nn.Module, layers: Mapping[str, tuple[Region, nn.Modu
     """
     (graph,) = {region.graph.graph for region, _ in layers.values()}
     for where, (region, _) in layers.items():
-        with graph.inserting_before(region.output):
+        with graph.inserting_before(region.nodes[-1]):
             call = graph.call_module(where, (region.term.source,))
             call = graph.call_method("permute", (call, *region.term.order)) if region.term.order else call
-        region.output.replace_all_uses_with(call)
+        region.nodes[-1].replace_all_uses_with(call)
         for node in reversed(region.nodes):
             if node.users:
                 raise ValueError("the size of a map inside is read")
             graph.erase_node(node)
-    for node in reversed(graph.nodes):
+    drop_unread(graph)
+    for node in graph.nodes:
         node.type = None  # annotations of the author's file mean nothing in generated code
-        if node.op == "get_attr" and not node.users:
-            graph.erase_node(node)
-        elif node.op == "get_attr":
+        if node.op == "get_attr":
             attrgetter(str(node.target))(owner)  # raises, before anything is changed, for what tracing made
     for where, (_, layer) in layers.items():
         owner.set_submodule(where, layer)
