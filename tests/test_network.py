@@ -44,6 +44,11 @@ def test_networks_that_do_not_run_at_half_their_size_are_converted_and_deployed(
     assert zoo.is_deployed(zoo.deploy(converted.eval()))
 
 
+def test_a_norm_is_as_large_as_the_map_it_is_given():
+    assert not runs_on(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5)), torch.zeros(1, 3, 8, 8))
+    assert runs_on(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)), torch.zeros(1, 3, 8, 8))
+
+
 def test_an_engine_takes_images_of_the_networks_own_size_by_default():
     assert compile_for(Strict().eval(), "eager").input_size == (3, 224, 224)
 

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from timm.data.config import resolve_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 Result = TypeVar("Result")
@@ -128,6 +130,18 @@ def meta_twin(model: Network) -> Network:
     return copy.deepcopy(model, memo)
 
 
+class EmptyNorms(TorchFunctionMode):
+    """Answers for BatchNorm on the meta device with an empty map: torch's own is Python there, and slow."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (_empty_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
+
+
+def _empty_norm(input: Tensor, running_mean: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+    fits = input.is_meta and running_mean is not None and running_mean.shape == input.shape[1:2]
+    return torch.empty_like(input) if fits else F.batch_norm(input, running_mean, *args, **kwargs)
+
+
 def run_on_twin(model: Network, images: Tensor, run: Callable[[Network, Tensor], Result]) -> Result:
     """Call `run(twin, images)` with a copy of a network in eval mode, on the meta device if it runs there.
 
@@ -135,7 +149,8 @@ def run_on_twin(model: Network, images: Tensor, run: Callable[[Network, Tensor],
         ValueError: The network does not run on such images.
     """
     try:
-        return run(meta_twin(model).eval(), images.to("meta"))
+        with EmptyNorms():
+            return run(meta_twin(model).eval(), images.to("meta"))
     except DOES_NOT_RUN:  # data-dependent code, tensors that are not buffers
         pass
     try:

@@ -16,7 +16,7 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from zoo.network import run_on_twin
+from zoo.network import EmptyNorms, run_on_twin
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS, activation_of
 
@@ -197,7 +197,7 @@ def trace_module(
     tracer = _Tracer(keep, bound.arguments)
     graph = tracer.trace(root)
     observer = _Observer(root, garbage_collect_values=False, graph=graph)  # memory let go of would be another's next
-    with torch.no_grad():
+    with torch.no_grad(), EmptyNorms():
         observer.run(*(bound.arguments[str(n.target).strip("*")] for n in graph.nodes if n.op == "placeholder"))
     drop_unread(graph)
     return Graph(name, twin, root, graph, _unsafe(graph), _constants(graph)), tracer.untraced
