@@ -120,11 +120,11 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys):
 
 def test_deploy_folds_a_network_of_others_by_its_name(tmp_path, capsys, monkeypatch):
     torch.manual_seed(0)
-    model = randomise(timm.create_model("repvit_m0_9")).eval()
+    model = randomise(timm.create_model("test_efficientnet")).eval()
     published = Mock(wraps=timm.create_model, return_value=model)
     with monkeypatch.context() as patch:  # no network in tests
         patch.setattr(timm, "create_model", published)
-        result = run(capsys, "deploy", "timm/repvit_m0_9", "-o", tmp_path / "folded.safetensors")
+        result = run(capsys, "deploy", "timm/test_efficientnet", "-o", tmp_path / "folded.safetensors")
     assert published.call_args.kwargs["pretrained"] is True
     assert (result["blocks"], result["left"]) == (0, {}) and result["params"][1] < result["params"][0]
     folded = reopen(tmp_path / "folded.safetensors")

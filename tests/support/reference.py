@@ -11,7 +11,7 @@ U(0.5, 1.5), all other vectors N(0, 0.1²), scalars 1.
 import gzip
 import json
 import zlib
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,7 @@ def images() -> Tensor:
     return torch.from_numpy(np.random.RandomState(0).standard_normal((2, 3, 64, 64)).astype(np.float32))
 
 
+@lru_cache(maxsize=1)  # read again by the test that loaded it
 def state_dict(name: str) -> dict[str, Tensor]:
     entry = layouts()[name]
     return {key: fill(key, tuple(shape), entry["gain"]) for key, shape in entry["layout"].items()}
