@@ -10,12 +10,16 @@ Environment:
         family, "*" is all of them.
 """
 
+import copy
 import fnmatch
 import functools
 import os
+from typing import Any
 
 import pytest
 import timm
+import torch
+from torch import nn
 
 import zoo
 from zoo.registry import model_entry
@@ -34,7 +38,11 @@ NAMES = {
 MARKERS = ("base", "cfg", "cfg_nonstd", "features", "forward", "backward", "torchscript", "timeout(seconds)")
 FX_MARKERS = ("fxforward", "fxbackward")
 
-timms_list_models = timm.list_models
+DEPLOY = {"deploy": True} if os.environ.get("ZOO_STRUCTURE", "train") == "deployed" else {}
+
+timms_list_models, timms_create_model = timm.list_models, timm.create_model
+BUILT: dict[tuple[str, str], nn.Module] = {}
+"""Name and arguments → what was built of the network whose tests run now."""
 
 
 @functools.wraps(timms_list_models)
@@ -45,11 +53,22 @@ def list_models(filter="", module="", pretrained=False, **options):
     return [name for name in timms_list_models(filter, **options) if name.split(".")[0] in NAMES]
 
 
+@functools.wraps(timms_create_model)
+def create_model(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """A copy of what was built of these arguments: building and deploying takes longer than most of the tests."""
+    elsewhere = torch.get_default_device(), timm.layers.is_scriptable()
+    key = name, repr((pretrained, sorted(options.items()), elsewhere))
+    if key not in BUILT:
+        for other in [other for other in BUILT if other[0] != name]:
+            del BUILT[other]
+        BUILT[key] = timms_create_model(name, pretrained, **options, **DEPLOY)
+    return copy.deepcopy(BUILT[key])
+
+
 # The tests import these names from timm when they are collected, which is after this.
 timm.list_models = list_models
 timm.list_pretrained = lambda *filters, **options: []
-if os.environ.get("ZOO_STRUCTURE", "train") == "deployed":
-    timm.create_model = functools.partial(timm.create_model, deploy=True)
+timm.create_model = create_model
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -58,13 +77,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of our networks; the others are about single networks of timm."""
+    """Keep the tests of our networks, one network after the other; the others are about single networks of timm."""
 
     def is_ours(item: pytest.Item) -> bool:
         return isinstance(item, pytest.Function) and _model_name(item) in NAMES
 
     config.hook.pytest_deselected(items=[item for item in items if not is_ours(item)])
-    items[:] = [item for item in items if is_ours(item)]
+    items[:] = sorted(filter(is_ours, items), key=_model_name)
 
 
 def _model_name(item: pytest.Function) -> str:
