@@ -114,7 +114,7 @@ def export_file(
     assert kind is not None
     batches = calibration_batches(calibration, example) if precision == "int8" else ()
     deployed = deployed_network(model, example)
-    said = json.dumps({**facts(model), "input_size": example.shape[1:], "class_names": class_names(model)})
+    said = said_by(model, example)
     source = Source(deployed if structure == "deployed" else model, example, batches)
     way = next(iter(kind.ways.values())) if precision == "int8" else None
     order = Order(source, precision, said, dynamic_batch, opset, way, goal)
@@ -130,6 +130,12 @@ def export_file(
             parity = compare_engine(kind.read(made, precision), f"the {format} file", precision, deployed, pairs)
     shape, counts = (batch_size, *example.shape[1:]), dict(sorted(nodes.items()))
     return ExportedFile(str(path), format, structure, precision, shape, num_bytes, counts, parity, unchecked, attempts)
+
+
+def said_by(model: nn.Module, example: Tensor, *, test: bool = False) -> str:
+    """Write as JSON what a network says of its images and classes, their size the example's; `test` as in `facts`."""
+    said = {**facts(model, test=test), "input_size": example.shape[1:], "class_names": class_names(model)}
+    return json.dumps(said)
 
 
 def write_until_it_holds(

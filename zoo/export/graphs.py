@@ -7,6 +7,7 @@ import io
 import logging
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,12 +55,16 @@ def to_onnx(program: ExportedProgram, opset: int | None = None) -> onnx.ModelPro
     return graph
 
 
-def to_openvino(program: ExportedProgram) -> ov.Model:
-    """The OpenVINO model of a captured network; OpenVINO leaves its height and width free too."""
+def to_openvino(program: ExportedProgram | nn.Module, example: Tensor | None = None) -> ov.Model:
+    """The OpenVINO model of a captured network; OpenVINO leaves its height and width free too.
+
+    Args:
+        example: Images to trace a network on that cannot be captured: NNCF's quantisers, which become FakeQuantize.
+    """
     import openvino as ov
 
-    with quiet("nncf"):
-        model = ov.convert_model(program)
+    with quiet("nncf"), unadvised(torch.jit.TracerWarning):  # NNCF reads its settings as it goes
+        model = ov.convert_model(program, example_input=example)
     model.inputs[0].set_names({INPUT})
     model.outputs[0].set_names({OUTPUT})
     return model
@@ -107,3 +112,12 @@ def quiet(logger_name: str) -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+@contextlib.contextmanager
+def unadvised(*also: type[Warning]) -> Iterator[None]:
+    """Keep back torch's advice against TorchScript, whoever asks for it has a reason; and these warnings."""
+    with warnings.catch_warnings():
+        for kind in (FutureWarning, DeprecationWarning, *also):
+            warnings.simplefilter("ignore", kind)
+        yield

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import torch
 
 from zoo.export.engines import Run
 from zoo.export.formats import Format, Order
-from zoo.export.graphs import capture
+from zoo.export.graphs import capture, unadvised
 
 
 def _write_program(order: Order, path: Path) -> Counter[str]:
@@ -29,7 +26,7 @@ def _read_program(path: Path, precision: str) -> Run:
 
 
 def _write_script(order: Order, path: Path) -> Counter[str]:
-    with _unadvised():
+    with unadvised():
         traced: Any = torch.jit.trace(order.source.network, order.source.example)
         torch.jit.save(traced, path, _extra_files={"zoo": order.said})
     kinds = (node.kind() for node in traced.inlined_graph.nodes())
@@ -37,18 +34,9 @@ def _write_script(order: Order, path: Path) -> Counter[str]:
 
 
 def _read_script(path: Path, precision: str) -> Run:
-    with _unadvised():
+    with unadvised():
         network = torch.jit.load(path)
     return torch.inference_mode()(lambda images: network(images))
-
-
-@contextlib.contextmanager
-def _unadvised() -> Iterator[None]:
-    """Keep back torch's advice against TorchScript: whoever asks for it has a reason."""
-    with warnings.catch_warnings():
-        for kind in (FutureWarning, DeprecationWarning):
-            warnings.simplefilter("ignore", kind)
-        yield
 
 
 PROGRAM = Format(".pt2", None, _write_program, _read_program, says=True)
