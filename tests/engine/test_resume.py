@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import time
 
@@ -248,3 +249,18 @@ def test_merged_training_takes_the_same_part_of_each_batch_again(tmp_path, monke
     assert_same_state(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
     with pytest.raises(ValueError, match="merge_pixels"):
         small_run(tmp_path / "run", *flags[1:], "--resume=auto")
+
+
+def test_a_training_with_rounding_continues_with_its_ranges(whole, tmp_path, monkeypatch):
+    start = shutil.copy(whole / "last.pt", tmp_path / "start.pt")
+    flags = ["--qat", "--epochs=2", "--no-decay=1d", f"--checkpoint={start}"]
+    small_run(tmp_path / "whole", *flags)
+    die_after(monkeypatch, [7])
+    with pytest.raises(Killed):
+        small_run(tmp_path / "run", *flags)
+    start.unlink()
+    small_run(tmp_path / "run", *flags, "--resume=auto")
+    assert summary(tmp_path / "run") == summary(tmp_path / "whole")
+    assert_same_state(final_state(tmp_path / "run"), final_state(tmp_path / "whole"))
+    one, other = ((tmp_path / name / "deployed.bin").read_bytes() for name in ("run", "whole"))
+    assert one == other

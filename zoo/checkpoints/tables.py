@@ -189,7 +189,9 @@ _IN_RESNET, _IN_MOBILENET = r"^stage0\.conv1\.conv\.weight$", r"^stem\.12\.point
 _IN_ALEXNET = r"^linear3\.weight$"
 _IN_OREPA, _IN_OREPA_RESNET = r"\.rbr_(dense\.vector|reparam\.)", r"\.weight_orepa_origin$|\.orepa_reparam\.weight$"
 
-NATIVE = Layout("zoo", "*", "", ())
+QUANTISERS = "__nncf_hooks."
+"""What the names of the ranges begin with that NNCF keeps in a network that is trained in int8."""
+NATIVE = Layout("zoo", "*", "", (), elsewhere=f"^{QUANTISERS}")
 LAYOUTS = (
     Layout("official", "repvgg_*", r"\.rbr_(dense|reparam)\.", _REPVGG),
     Layout("official", "qarepvgg_*", r"\.rbr_1x1\.weight$|\.rbr_reparam\.", _QAREPVGG),

@@ -31,10 +31,11 @@ def run(config: TrainConfig) -> dict[str, Any] | None:
         return None
     rows = [{"network": name, **score} for name, score in trained.results["scores"].items()]
     print(Table.of(rows).markdown())
-    seconds = 0.2 if config.run.smoke else 3.0
-    latency = time_structures({"train": trained.network, "deployed": trained.deployed}, trained.example, seconds)
-    print(Table.of(latency).markdown())
-    trained.results["latency"] = latency
+    if not config.optim.qat:  # whose two networks are one structure, in simulation and as it is
+        seconds = 0.2 if config.run.smoke else 3.0
+        latency = time_structures({"train": trained.network, "deployed": trained.deployed}, trained.example, seconds)
+        print(Table.of(latency).markdown())
+        trained.results["latency"] = latency
     return write_results(trained.results, rows, config.run.results_file)
 
 

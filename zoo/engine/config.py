@@ -142,6 +142,8 @@ class OptimConfig:
     """keep the running statistics of every BatchNorm and normalise with them"""
     merge_pixels: NaturalNumber = 0
     """train each block as one convolution, BatchNorm statistics from about this many pixels a channel; 0: by branch"""
+    qat: bool = False
+    """quantisation-aware training: refine trained weights, deployed, with int8 rounding, and write an int8 file"""
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.checkpoints import save_deployed
+from zoo.compare import Agreement
 from zoo.data import EvalLoader
 from zoo.engine.evaluate import Predictions, evaluate
 from zoo.engine.state import RunState
@@ -59,23 +61,7 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
     agreement = agreements[f"{best}/train", f"{best}/deployed"]
 
     path = run.folder / DEPLOYED
-    results: dict[str, Any] = {
-        "model": run.config.model.model,
-        **({"block": run.config.model.block} if run.config.model.block else {}),
-        "weights": best,
-        "top1": scores[f"{best}/deployed"].top1,
-        "top5": scores[f"{best}/deployed"].top5,
-        "count": agreement.num_images,
-        "identical_top1": agreement.identical_top1,
-        "max_relative_error": agreement.max_relative_error,
-        "scores": {name: score.to_dict() for name, score in scores.items()},
-        "best_epoch": state.progress.best_epoch,
-        "best_top1": state.progress.best_top1,
-        "epochs": state.progress.epoch,
-        "skipped_steps": state.progress.skipped,
-        "checkpoint": str(run.folder / "last.pt"),
-        "deployed": str(path),
-    }
+    results = results_of(run, state, best, scores, agreement, path)
     if run.processes.is_first:
         save_deployed(
             networks[f"{best}/deployed"],
@@ -96,3 +82,26 @@ def finish(run: Run, state: RunState, loader: EvalLoader) -> Trained:
         predictions=scores[f"{best}/deployed"],
         example=example[:1],
     )
+
+
+def results_of(
+    run: Run, state: RunState, best: str, scores: dict[str, Predictions], agreement: Agreement, path: Path
+) -> dict[str, Any]:
+    """Collect the figures of a run: its better weights, deployed in the file `path`, and how it went."""
+    return {
+        "model": run.config.model.model,
+        **({"block": run.config.model.block} if run.config.model.block else {}),
+        "weights": best,
+        "top1": scores[f"{best}/deployed"].top1,
+        "top5": scores[f"{best}/deployed"].top5,
+        "count": agreement.num_images,
+        "identical_top1": agreement.identical_top1,
+        "max_relative_error": agreement.max_relative_error,
+        "scores": {name: score.to_dict() for name, score in scores.items()},
+        "best_epoch": state.progress.best_epoch,
+        "best_top1": state.progress.best_top1,
+        "epochs": state.progress.epoch,
+        "skipped_steps": state.progress.skipped,
+        "checkpoint": str(run.folder / "last.pt"),
+        "deployed": str(path),
+    }

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 WRITTEN = (
     *(checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST),
-    *("args.yaml", "summary.csv", "deployed.safetensors"),
+    *("args.yaml", "summary.csv", "deployed.safetensors", "deployed.xml", "deployed.bin"),
     *(AUGMENTED, CURVES, MISTAKES),
 )
 """what a run writes whole or not at all, each under a temporary name first; other files there may be the user's"""

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from zoo.data import EvalLoader, TrainLoader
-from zoo.engine import checkpoint
+from zoo.engine import checkpoint, qat
 from zoo.engine.build import (
     build_network,
     count_classes,
@@ -69,12 +69,20 @@ def _train(config: TrainConfig, processes: Processes, stop: StopRequest) -> Trai
     # ---- data and network
     train_set, val_set = open_dataset(config.data, True, config.run.seed), open_dataset(config.data, False)
     num_classes = count_classes(config.model, train_set)
+    if config.optim.qat:
+        qat.refuse(config, train_set, resume is not None, processes)
     network = _network(config, resume, num_classes, processes)
     for start in config.augment.progressive:  # a mistake in it is said now, not when its epoch comes
         make_train_loader(config, start, train_set, network, num_classes, processes)
     loader = make_train_loader(config, 0, train_set, network, num_classes, processes)
     val_loader = make_eval_loader(config, val_set, network, processes)
     declare(network, **images_of_run(config.data, network, train_set))
+    progress = Progress()
+    if config.optim.qat:
+        before, network = network, qat.quantise(network, config, train_set, processes)
+        if resume is None:
+            batches = stop.watch(val_loader, "before the first step")
+            progress.history.append(qat.score_before(before, network, batches))
 
     # ---- optimiser, schedule, average
     freeze(network, config.optim.freeze)
@@ -83,6 +91,8 @@ def _train(config: TrainConfig, processes: Processes, stop: StopRequest) -> Trai
         raise ValueError(f"grad_accum_steps: an epoch has only {len(loader)} batches")
     global_batch = config.data.batch_size * config.optim.grad_accum_steps * processes.world_size
     optim = config.optim
+    if optim.qat:
+        optim = dataclasses.replace(optim, no_decay=[*optim.no_decay, qat.NO_DECAY])
     if optim.lr_base_size is not None:
         optim = dataclasses.replace(optim, lr=optim.lr * global_batch / optim.lr_base_size)
     optimizer = create_optimizer(network, optim)
@@ -90,7 +100,7 @@ def _train(config: TrainConfig, processes: Processes, stop: StopRequest) -> Trai
     run = Run(
         config=config,
         processes=processes,
-        dtype=choose_dtype(config.hardware.amp_dtype, processes.device, network),
+        dtype=choose_dtype("float32" if optim.qat else config.hardware.amp_dtype, processes.device, network),
         stop=stop,
         forward=_forward(network, config, processes),
     )
@@ -103,7 +113,7 @@ def _train(config: TrainConfig, processes: Processes, stop: StopRequest) -> Trai
         optimizer=optimizer,
         scaler=torch.amp.GradScaler(processes.device.type, enabled=run.dtype == torch.float16),
         ema=ema,
-        progress=Progress(),
+        progress=progress,
         identity={
             "model": config.model.model,
             "num_classes": num_classes,
@@ -141,7 +151,7 @@ def _train(config: TrainConfig, processes: Processes, stop: StopRequest) -> Trai
 
     # ---- deployed structure: proof, scores, file, pictures
     del loader
-    trained = finish(run, state, val_loader)
+    trained = (qat.finish_int8 if optim.qat else finish)(run, state, val_loader)
     if log:
         show_results(progress.history, trained.predictions, val_set, network, log, run.folder)
         log.close()
