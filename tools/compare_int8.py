@@ -92,22 +92,33 @@ def train(network: str, seed: int, scratch: Path) -> Path:
 
 def measure(network: str, seed: int, weights: Path) -> TrainingRun:
     """Top-1 over the 2,000 validation images in float32, and in int8 made in every way."""
+    source, goal = prepare(weights)
+    found = {}
+    for name, kind in FORMATS.items():
+        per_tensor = {"one scale a weight": PER_TENSOR[name]} if name in PER_TENSOR else {}
+        for title, way in {**kind.ways, **per_tensor}.items():
+            found[f"{name}: {title}"] = top1_of_file(name, way, source, goal)
+    return TrainingRun(variant=network, seed=seed, top1=[goal.top1(source.network)], results=found)
+
+
+def prepare(weights: Path) -> tuple[Source, Goal]:
+    """A deployed network with 256 training images to calibrate on, and the validation images that judge it."""
     checkpoint = zoo.read_checkpoint(weights)
     assert checkpoint.model
     model = zoo.create_model(checkpoint.model, checkpoint=checkpoint, **checkpoint.built_with).eval()
     example, cut = example_input(model, 1), preprocessing(model)
     calibration = calibration_images("fashion", None, "train", 256, cut, example.shape[-1])
     goal = Goal([*labelled_images("fashion", None, cut, example.shape[-1])], MAX_DROP)
-    source = Source(model, example, tuple(calibration))
-    found = {}
-    for name, kind in FORMATS.items():
-        per_tensor = {"one scale a weight": PER_TENSOR[name]} if name in PER_TENSOR else {}
-        for title, way in {**kind.ways, **per_tensor}.items():
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder, f"network{kind.suffix}")
-                kind.write(Order(source, "int8", "{}", free_batch=True, way=way, goal=goal), file)
-                found[f"{name}: {title}"] = goal.top1(kind.read(file, "int8"))
-    return TrainingRun(variant=network, seed=seed, top1=[goal.top1(model)], results=found)
+    return Source(model, example, tuple(calibration)), goal
+
+
+def top1_of_file(format: str, way: Way, source: Source, goal: Goal) -> float:
+    """Quantise in one way, write the file, read it back, and judge that."""
+    kind = FORMATS[format]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, f"network{kind.suffix}")
+        kind.write(Order(source, "int8", "{}", free_batch=True, way=way, goal=goal), file)
+        return goal.top1(kind.read(file, "int8"))
 
 
 if __name__ == "__main__":
