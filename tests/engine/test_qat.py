@@ -110,7 +110,7 @@ def test_weights_and_ranges_learn(quantised):
     assert [name for name, gradient in trained.items() if gradient is None or not gradient.abs().sum()] == []
 
 
-@pytest.mark.parametrize("saturates, largest", [(True, 64), (False, 128)])
+@pytest.mark.parametrize("saturates, largest", [(True, 64), pytest.param(False, 128, marks=pytest.mark.slow)])
 def test_weights_stay_within_the_bits_that_the_cpu_bears(saturates, largest, tmp_path, monkeypatch):
     for module in (qat, int8):
         monkeypatch.setattr(module, "saturates_int8", lambda: saturates)

@@ -251,6 +251,7 @@ def test_merged_training_takes_the_same_part_of_each_batch_again(tmp_path, monke
         small_run(tmp_path / "run", *flags[1:], "--resume=auto")
 
 
+@pytest.mark.slow
 def test_a_training_with_rounding_continues_with_its_ranges(whole, tmp_path, monkeypatch):
     start = shutil.copy(whole / "last.pt", tmp_path / "start.pt")
     flags = ["--qat", "--epochs=2", "--no-decay=1d", f"--checkpoint={start}"]
