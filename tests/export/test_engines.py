@@ -73,10 +73,10 @@ def test_a_network_in_training_mode_is_refused(model: nn.Module) -> None:
         ("openvno", "fp32", "unknown engine 'openvno': did you mean openvino"),
         ("tensorrt-llm", "fp32", "known: auto, eager, compile, onnxruntime, openvino, ncnn, mnn"),
         ("eager", "bf61", "unknown precision 'bf61': did you mean bf16"),
-        ("eager", "int8", "eager has no int8 path: use openvino or onnxruntime"),
+        ("eager", "int8", "eager has no int8 path: use openvino, onnxruntime or mnn"),
         ("onnxruntime", "bf16", "use openvino or eager"),
         ("openvino", "int8", "int8 needs calibration="),
-        ("ncnn", "int8", "ncnn has no int8 path: use openvino or onnxruntime"),
+        ("ncnn", "int8", "ncnn has no int8 path: use openvino, onnxruntime or mnn"),
         ("mnn", "bf16", "mnn computes in fp32 here: use openvino or eager for bf16"),
     ],
 )

@@ -103,7 +103,8 @@ def test_the_train_structure_is_written_too(model: torch.nn.Module, tmp_path: Pa
         ("net.ncnn.param", {"format": "ncnn", "batch_size": None}, "ncnn has no batch dimension"),
         ("net.param", {"format": "ncnn"}, "ends in .ncnn.param"),
         ("net.mlpackage", {"format": "coreml", "batch_size": None}, "coreml files take a fixed number of images"),
-        ("net.mnn", {"format": "mnn", "precision": "int8"}, "unknown precision of mnn 'int8'"),
+        ("net.ncnn.param", {"format": "ncnn", "precision": "int8"}, "ncnn files are not written in int8: onnx, "),
+        ("net.mnn", {"format": "mnn", "precision": "fp16"}, "mnn files are not written in fp16: openvino"),
     ],
 )
 def test_what_a_format_does_not_have_is_refused(name: str, options: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 """int8: what is quantised, and that the answer survives it on this CPU."""
 
 import importlib.util
+import json
 
 import numpy as np
 import onnx
@@ -8,13 +9,13 @@ import pytest
 from torch import nn
 
 from tests.support.export_networks import images
-from zoo.export import compile_for, int8, onnx_engine
+from zoo.export import compile_for, int8, mnn_engine, onnx_engine
 from zoo.export.cpu import saturates_int8
 from zoo.export.engines import Source, refusal
 from zoo.export.openvino_engine import quantize_model
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino", "mnn"])
 def test_int8_keeps_the_signal_well_above_the_rounding(model: nn.Module, name: str) -> None:
     calibration = [images(8, seed=s) for s in range(4)]
     engine = compile_for(model, name, "int8", images(4), calibration=calibration, threads=1)
@@ -72,8 +73,36 @@ def test_int8_leaves_depthwise_convolutions_and_gates_in_float(source: Source) -
     assert sorted(inputs) == ["FakeQuantize", "FakeQuantize", "ReduceMean"]
 
 
-def test_int8_on_openvino_needs_nncf(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mnn_is_told_the_scales_of_every_layer(source: Source) -> None:
+    layers = {layer["weight"][0]["name"]: layer for layer in scales(source)}
+    deployed = dict(source.network.named_parameters())
+    assert layers.keys() == {name for name, weight in deployed.items() if weight.ndim > 1}
+    for name, layer in layers.items():
+        assert layer["weight"][0]["scales"] == pytest.approx((deployed[name].flatten(1).abs().amax(1) / 127).tolist())
+    (pixels,), (rectified,) = (layers["stem.0.weight"][side] for side in ("input", "output"))
+    widest = float(source.calibration[0].abs().max())
+    assert pixels["name"] == "input" and pixels["scales"] == pytest.approx([widest / 127], rel=0.01)
+    assert rectified["name"] == "relu" and (rectified["clampMin"], rectified["clampMax"]) == (-127, 127)
+
+
+def scales(source: Source) -> list[dict]:
+    """What MNN's converter is told of the layers."""
+    graph = source.onnx_graph
+    told = mnn_engine.scales_of(graph, onnx_engine.quantize_graph(graph, source.calibration))
+    return json.loads(told)["algo"][0]["quantParams"]["layer"]
+
+
+def test_mnn_computes_in_int8_what_it_is_told_to(source: Source) -> None:
+    """The last layer's answers are whole multiples of its scale; in float32 they are not."""
+    step = scales(source)[-1]["output"][0]["scales"][0]
+    x = images(8, seed=3)
+    levels, exact = (mnn_engine.mnn(source, precision)(x) / step for precision in ("int8", "fp32"))
+    assert (levels - levels.round()).abs().max() < 1e-3 < 0.2 < (exact - exact.round()).abs().max()
+
+
+@pytest.mark.parametrize("engine, package, extra", [("openvino", "nncf", "openvino"), ("mnn", "onnxruntime", "onnx")])
+def test_int8_may_need_another_package(monkeypatch: pytest.MonkeyPatch, engine: str, package: str, extra: str) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name))
-    assert refusal("openvino", "int8") == "nncf is not installed: pip install nncf (our extra [openvino])"
-    assert refusal("openvino", "fp32") is None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    assert refusal(engine, "int8") == f"{package} is not installed: pip install {package} (our extra [{extra}])"
+    assert refusal(engine, "fp32") is None

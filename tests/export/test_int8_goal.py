@@ -105,7 +105,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", ["onnx", "openvino", "mnn"])
 def test_every_way_but_the_last_gives_the_network_in_int8(format: str, network: nn.Module, tmp_path: Path) -> None:
     kind, x = FORMATS[format], coloured(32, 9)
     source = Source(zoo.deploy(network), x, tuple(coloured(8, seed) for seed in range(4)))
@@ -119,7 +119,7 @@ def test_every_way_but_the_last_gives_the_network_in_int8(format: str, network: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", ["onnx", "openvino", "mnn"])
 def test_layers_go_back_to_float_until_top1_holds(format: str, network: nn.Module, tmp_path: Path) -> None:
     """Calibrated on images fifty times too dark, every range is too small; only fewer int8 layers can help."""
     x = coloured(64, 5)

@@ -23,7 +23,7 @@ class ExportConfig(StoredNetwork, CalibrationImages):
     structure: Literal["deployed", "train", "both"] = "deployed"
     """which structure; both: FILE and FILE-train"""
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
-    """of the weights; fp16 for openvino and coreml, int8 for onnx and openvino: it needs images to calibrate on"""
+    """of the weights; fp16 for openvino and coreml, int8 for onnx, openvino and mnn: it needs images to calibrate on"""
     img_size: Pixels | None = None
     """side of the images it takes; by default the checkpoint's, or the network's"""
     batch_size: Count = 1

@@ -160,8 +160,10 @@ def refusal(engine: str, precision: str, device: str = "cpu") -> str | None:
             return reason
         if device != "cpu":
             return f"{engine} runs on the CPU here: move the network with model.cpu()"
-    if precision == "int8" and engine not in ("onnxruntime", "openvino"):
-        return f"{engine} has no int8 path: use openvino or onnxruntime"
+    if precision == "int8" and engine not in ("onnxruntime", "openvino", "mnn"):
+        return f"{engine} has no int8 path: use openvino, onnxruntime or mnn"
+    if engine == "mnn" and precision == "int8":
+        return missing_package("onnxruntime")  # takes the ranges
     if engine in ("ncnn", "mnn") and precision != "fp32":
         return f"{engine} computes in fp32 here: use openvino or eager for {precision}"
     if engine == "compile" and _compiler() is None:

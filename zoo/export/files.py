@@ -95,7 +95,7 @@ def export_file(
         example: Images (N, C, H, W): their size is the file's, and their batch size unless `dynamic_batch`.
         format: A key of `FORMATS`.
         structure: `deployed`, or `train`: all branches, BatchNorms folded only where the exporter does it.
-        precision: `fp32`; `int8` (ONNX, OpenVINO), quantised on `calibration` from the deployed structure; `fp16`
+        precision: `fp32`; `int8` (ONNX, OpenVINO, MNN), quantised on `calibration` from the deployed structure; `fp16`
             (OpenVINO, Core ML): weights in half the bytes. Whether OpenVINO computes in bf16 is said when it loads a
             file.
         opset: ONNX operator set; default: PyTorch's.
@@ -182,6 +182,9 @@ def check_request(
     check_name("format", format, tuple(FORMATS))
     check_name("structure", structure, STRUCTURES)
     kind = FORMATS[format]
+    having = [name for name, other in FORMATS.items() if precision in other.precisions]
+    if having and format not in having:
+        raise ValueError(f"{format} files are not written in {precision}: {', '.join(having)} are")
     check_name(f"precision of {format}", precision, tuple(kind.precisions))
     if max_drop is not None and precision != "int8":
         raise ValueError(f"max_drop is a setting of int8, not of {precision}")

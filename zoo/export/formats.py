@@ -38,7 +38,7 @@ class Order:
 
 
 Way = Callable[[Order], Any]
-"""Quantises: what is asked for → its graph in int8."""
+"""Quantises: what is asked for → what `write` makes the file of."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,12 @@ def read_openvino(graph: onnx.ModelProto) -> ov.Model:
 
 
 def convert_onnx(
-    graph: onnx.ModelProto, path: Path, converter: str, command: Sequence[str], env: Mapping[str, str] | None = None
+    graph: onnx.ModelProto,
+    path: Path,
+    converter: str,
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Make an ONNX graph another engine's file by that engine's own converter, in a process of its own.
 
@@ -89,12 +94,15 @@ def convert_onnx(
         path: The file that it is to write.
         converter: Its name, for the message.
         command: Its command line; it finds the graph in `network.onnx` and may write other files beside that.
+        beside: Name → text of what else it finds there.
 
     Raises:
         ValueError: It does not take the graph; with its last line.
     """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "network.onnx").write_bytes(graph.SerializeToString())
+        for name, text in (beside or {}).items():
+            Path(folder, name).write_text(text)
         child = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
     if child.returncode or not path.is_file():
         last = (child.stdout + child.stderr).strip().rpartition("\n")[2]

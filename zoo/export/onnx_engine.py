@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,21 +78,22 @@ def quantize_graph(
 
 
 def _static(order: Order, ranges: str = "MinMax") -> onnx.ModelProto:
-    return quantize_graph(_of_any_batch(order), order.source.calibration, ranges)
+    return quantize_graph(of_any_batch(order), order.source.calibration, ranges)
 
 
 def _mix(order: Order) -> onnx.ModelProto:
+    return mix(order, lambda graph: session(graph.SerializeToString(), torch.get_num_threads()))
+
+
+def mix(order: Order, runner: Callable[[onnx.ModelProto], Run]) -> onnx.ModelProto:
+    """Quantise, then return layers to floating point until the goal is reached; `runner` runs what is judged."""
     assert order.goal is not None
-
-    def runner(quantised: onnx.ModelProto) -> Run:
-        return session(quantised.SerializeToString(), torch.get_num_threads())
-
     items = [*map(_as_item, order.source.calibration)]
-    return by_sensitivity(_of_any_batch(order), items, [], order.goal, _as_item, runner)
+    return by_sensitivity(of_any_batch(order), items, [], order.goal, _as_item, runner)
 
 
-def _of_any_batch(order: Order) -> onnx.ModelProto:
-    """The graph with its batch size free: calibration batches may have any."""
+def of_any_batch(order: Order) -> onnx.ModelProto:
+    """The float32 graph with its batch size free: calibration batches may have any."""
     return to_onnx(order.source.program, order.opset)
 
 
@@ -103,7 +104,7 @@ def _as_item(images: Tensor) -> dict[str, np.ndarray]:
 WAYS: dict[str, Way] = {
     "minimum and maximum": _static,
     "percentiles": lambda order: _static(order, "Percentile"),
-    "corrected biases": lambda order: by_nncf(_of_any_batch(order), [*map(_as_item, order.source.calibration)]),
+    "corrected biases": lambda order: by_nncf(of_any_batch(order), [*map(_as_item, order.source.calibration)]),
     SPLIT: lambda order: _static(order.split()),
     MIXED: _mix,
 }
@@ -115,12 +116,16 @@ def graph_of(order: Order) -> onnx.ModelProto:
     return to_onnx(capture(source.network, source.example, dynamic_batch=order.free_batch), order.opset)
 
 
+def set_batch(graph: onnx.ModelProto, order: Order) -> None:
+    """Fix a free batch size, unless the order leaves it free."""
+    if not order.free_batch:
+        for value in (*graph.graph.input, *graph.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = len(order.source.example)
+
+
 def _write(order: Order, path: Path) -> Counter[str]:
     if order.way:
-        graph = order.way(order)
-        if not order.free_batch:
-            for value in (*graph.graph.input, *graph.graph.output):
-                value.type.tensor_type.shape.dim[0].dim_value = len(order.source.example)
+        set_batch(graph := order.way(order), order)
     else:
         graph = graph_of(order)
     graph.metadata_props.add(key="zoo", value=order.said)
