@@ -73,7 +73,8 @@ def write_mnn(graph: onnx.ModelProto, path: Path, scales: str | None = None) -> 
 def scales_of(graph: onnx.ModelProto, quantised: onnx.ModelProto, names: Collection[str] | None = None) -> str:
     """Write the scales of int8 layers as MNN's converter reads them: JSON of its `Compression.Pipeline`.
 
-    Weights have 8 bits and a scale per output channel, on every CPU: MNN sums products in 32 bits.
+    Weights have 8 bits and a scale per output channel, on every CPU: MNN sums products in 32 bits. Linear layers have
+    their weights in int8 and compute in float32: from some hundred outputs on MNN 3.6 answers wrongly or crashes else.
 
     Args:
         graph: In float32.
@@ -87,7 +88,12 @@ def scales_of(graph: onnx.ModelProto, quantised: onnx.ModelProto, names: Collect
     rectified = {node.input[0]: node.output[0] for node in graph.graph.node if node.op_type in ("Relu", "Clip")}
     layers = []
     for node in graph.graph.node:
-        if node.op_type in LAYERS and node.input[1] in weights and (names is None or node.name in names):
+        if node.op_type not in LAYERS or node.input[1] not in weights or not (names is None or node.name in names):
+            continue
+        if node.op_type == "Gemm":  # becomes an operation of that name
+            named = {"opName": f"{node.output[0]}__matmul_converted"}
+            layers.append({**named, "weight": [{"name": node.input[1], "bits": 8}]})
+        else:
             weight = weights[node.input[1]]
             largest = abs(weight.reshape(len(weight), -1)).max(1)
             filters = {"scales": (largest / TOP).clip(1e-6).tolist(), "clampMin": -TOP, "clampMax": TOP}
