@@ -21,7 +21,7 @@ from compare_int8 import RECIPE, prepare, top1_of_file
 from compare_int8 import train as train_first
 from training_runs import arguments, finish, interval, run_training
 
-from zoo.export.openvino_engine import WAYS
+from zoo.export.openvino_engine import FILE
 from zoo.results.files import read_result
 from zoo.results.surveys import TrainingRun
 from zoo.results.table import Table
@@ -67,7 +67,7 @@ def refine(variant: str, seed: int, options: argparse.Namespace) -> TrainingRun:
 def judge(weights: Path) -> tuple[float, float]:
     """Top-1 of a deployed network in float, and quantised after its training."""
     source, goal = prepare(weights)
-    return goal.top1(source.network), top1_of_file("openvino", next(iter(WAYS.values())), source, goal)
+    return goal.top1(source.network), top1_of_file(FILE, next(iter(FILE.ways.values())), source, goal)
 
 
 def table(runs: list[TrainingRun], lr: float) -> Table:
