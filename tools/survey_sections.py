@@ -27,7 +27,7 @@ def int8() -> Iterator[str]:
         "validation images, mean over the trainings (and the most). An image is 0.05 points. `mixed precision` is "
         f"chosen on these images, to lose {settings['max_drop']} at most. Weights of ONNX and OpenVINO files have "
         f"{settings['weight_bits']} bits on the CPU that measured, those of MNN files 8. "
-        "`of 1`: measured on one of the trainings."
+        "`of 1`: measured on one of the trainings; nothing: not measured."
     )
     rows: list[Row] = [{"": "trainings", **{name: len(own) for name, own in runs.items()}}]
     rows.append({"": "float32, %", **{name: f"{fmean(run.top1[-1] for run in own):.2f}" for name, own in runs.items()}})

@@ -28,7 +28,7 @@ def network() -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", ["onnx", "openvino", "mnn"])
 def test_int8_loses_at_most_one_of_twenty_photos(format: str, network: nn.Module, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     images, labels = labelled_photos()
