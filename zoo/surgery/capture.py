@@ -7,6 +7,7 @@ import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from zoo.network import EmptyNorms, run_on_twin
 from zoo.reparam.block import MultiBranchConv2d
-from zoo.reparam.fold import NORM_LAYERS, activation_of
+from zoo.reparam.fold import NORM_LAYERS, activation_of, fold
 
 Refuse = Callable[[str], str | None]
 """The reason why the module of that name in the network must stay as it is, or None."""
@@ -207,9 +208,9 @@ class Evaluator(fx.Interpreter):
     """Computes nodes with the modules and tensors of `root`: on a meta twin shapes alone, on the network values."""
 
     def __init__(self, traced: Graph, root: nn.Module, refuse: Refuse) -> None:
-        super().__init__(root, garbage_collect_values=False, graph=traced.graph)
-        self.traced, self.refuse = traced, refuse
-        tensor = next((t for t in (*root.parameters(), *root.buffers())), torch.empty(0, device="cpu"))
+        super().__init__(nn.Module(), garbage_collect_values=False, graph=traced.graph)  # would list root's modules
+        self.module, self.traced, self.refuse, self.fold = root, traced, refuse, cache(fold)
+        tensor = next(itertools.chain(root.parameters(), root.buffers()), torch.empty(0, device="cpu"))
         self.like = torch.empty(0, dtype=torch.float64, device=tensor.device)
         self.constants: dict[Node, Any] = {}
 

@@ -16,7 +16,7 @@ from torch.func import jvp
 from torch.fx import Node
 
 from zoo.reparam.algebra import AffineKernel, add, align, compose, concatenate, identity, per_channel, regroup
-from zoo.reparam.fold import fold, is_plain_norm, kernel_of, norm_scale_shift
+from zoo.reparam.fold import is_plain_norm, kernel_of, norm_scale_shift
 from zoo.reparam.spec import Pair, to_pair
 from zoo.surgery.capture import Evaluator, has_hooks, operation
 
@@ -92,7 +92,7 @@ def _layer(ev: Evaluator, target: str, *inputs: Any, **options: Any) -> Term:
     if len(x.shape) != 4 and not (len(x.shape) == 2 and is_plain_norm(layer)):
         raise ValueError(f"{type(layer).__name__} of a tensor of {len(x.shape)} axes")
     try:
-        kernel = fold(layer, x.shape[1], x.like.device)
+        kernel = ev.fold(layer, x.shape[1], x.like.device)
     except ValueError:
         if not isinstance(layer, nn.Conv2d) or x.axis is not None:
             raise
