@@ -112,7 +112,11 @@ def measure(network: str, seed: int, weights: Path, old: TrainingRun | None) -> 
     found = dict(old.results) if old and old.top1 == top1 else {}  # else it was another training
     missing = {name: made for name, made in ways().items() if name not in found}
     for name, (kind, way) in sorted(missing.items(), key=lambda item: MIXED in item[0]):  # takes longest
-        found[name] = top1_of_file(kind, way, source, goal)
+        try:
+            found[name] = top1_of_file(kind, way, source, goal)
+        except ValueError as error:
+            print(f"{network}: {name}: {error}", file=sys.stderr)
+            continue
         ordered = {name: found[name] for name in ways() if name in found}
         yield TrainingRun(variant=network, seed=seed, top1=top1, results=ordered)
 

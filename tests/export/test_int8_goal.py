@@ -88,6 +88,23 @@ def test_a_goal_that_no_way_reaches_is_an_error_that_says_how_far_each_came(tmp_
         write_until_it_holds(kind, ORDER, GOAL, tmp_path / "net.txt")
 
 
+def fail(*_):
+    raise ValueError("there is nothing to align")
+
+
+def test_a_way_that_fails_is_passed_over_and_named_if_none_holds(tmp_path: Path) -> None:
+    _, attempts = write_until_it_holds(replace(KIND, ways={"f": fail, **KIND.ways}), ORDER, GOAL, tmp_path / "net.txt")
+    assert [attempt.way for attempt in attempts] == ["fp32", "a", "b"]
+    with pytest.raises(ValueError, match=r"every way: fp32 100\.00 %; f: there is nothing to align$"):
+        write_until_it_holds(replace(KIND, ways={"f": fail}), ORDER, GOAL, tmp_path / "net.txt")
+
+
+def test_channels_that_nncf_does_not_align_are_an_error_of_that_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.export.openvino_engine._by_ranges", lambda order, **_: {}["float32"])  # as NNCF 3.4
+    with pytest.raises(ValueError, match="NNCF aligns no channels"):
+        FORMATS["openvino"].ways["aligned channels"](ORDER)
+
+
 def coloured(number: int, seed: int) -> Tensor:
     """Noise around a colour of its own for each image, so that answers differ by more than int8's noise."""
     generator = torch.Generator().manual_seed(seed)

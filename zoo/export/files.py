@@ -143,12 +143,15 @@ def write_until_it_holds(
 ) -> tuple[Mapping[str, int], tuple[Attempt, ...]]:
     """Write the file in one way of quantising after another until its own top-1 reaches the goal.
 
+    A way that fails on the network is passed over.
+
     Returns: What `Format.write` says of the last file; all attempts, float32 first.
 
     Raises:
         ValueError: No way reaches the goal; says how far each came.
     """
     attempts: list[Attempt] = []
+    failed = ""
 
     def judge(name: str, run: Run, batch_size: int | None) -> bool:
         attempts.append(Attempt(name, goal.top1(run, batch_size)))
@@ -157,11 +160,16 @@ def write_until_it_holds(
 
     judge("fp32", order.source.network, None)
     for name, way in kind.ways.items():
-        nodes = kind.write(replace(order, way=way), path)
+        try:
+            nodes = kind.write(replace(order, way=way), path)
+        except ValueError as error:
+            logger.warning("%s: %s", name, error)
+            failed += f"; {name}: {error}"
+            continue
         if judge(name, kind.read(path, "int8"), None if order.free_batch else len(order.source.example)):
             return nodes, tuple(attempts)
     came = ", ".join(f"{attempt.way} {attempt.top1:.2f} %" for attempt in attempts)
-    raise ValueError(f"int8 costs more than max_drop={goal.max_drop:g} points of top-1 in every way: {came}")
+    raise ValueError(f"int8 costs more than max_drop={goal.max_drop:g} points of top-1 in every way: {came}{failed}")
 
 
 def check_request(

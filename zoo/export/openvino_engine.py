@@ -89,6 +89,14 @@ def _cut_tails(order: Order) -> ov.Model:
     return _by_ranges(order, activations_range_estimator_params=RangeEstimatorParametersSet.MEAN_QUANTILE)
 
 
+def _align_channels(order: Order) -> ov.Model:
+    """Quantise after rescaling weights of neighbouring layers against each other. Raises: ValueError if NNCF cannot."""
+    try:
+        return _by_ranges(order, disable_channel_alignment=False)
+    except (KeyError, AttributeError) as error:  # of NNCF 3.4, wherever there are channels to align
+        raise ValueError(f"this version of NNCF aligns no channels ({type(error).__name__}: {error})") from error
+
+
 def _mix(order: Order) -> ov.Model:
     assert order.goal is not None
 
@@ -104,7 +112,7 @@ def _mix(order: Order) -> ov.Model:
 WAYS: dict[str, Way] = {
     "mean range": _by_ranges,
     "quantiles": _cut_tails,
-    "aligned channels": lambda order: _by_ranges(order, disable_channel_alignment=False),
+    "aligned channels": _align_channels,
     SPLIT: lambda order: _by_ranges(order.split()),
     MIXED: _mix,
 }
