@@ -85,8 +85,9 @@ def _round_in_python() -> None:
     from nncf.torch.quantization.reference import torch_executor as python
 
     functions = SimpleNamespace(Quantize_forward=python.forward, Quantize_backward=python.backward)
-    for extension in (extensions.QuantizedFunctionsCPU, extensions.QuantizedFunctionsCUDA):
-        setattr(extension, "_loaded_namespace", functions)  # noqa: B010 (no setting of NNCF's does it)
+    loaders: Any = (extensions.QuantizedFunctionsCPU, extensions.QuantizedFunctionsCUDA)
+    for extension in loaders:
+        extension._loaded_namespace = functions  # private: NNCF has no setting that does it
 
 
 def _bound_weights(network: nn.Module) -> None:
