@@ -180,6 +180,12 @@ def test_fold_all_folds_where_parameters_grow_too():
     assert conv.kernel_size == (4, 5)
 
 
+def test_a_region_around_a_module_that_was_rewritten_is_folded_in_another_pass():
+    inner = Net(lambda m, x: F.relu(m.a(x) + m.b(x)), a=conv(), b=conv(1))
+    outer = Net(lambda m, x: m.c(y := m.inner(x)) + m.d(y), inner=inner, c=conv(), d=conv(1))
+    assert layers(folded(outer)) == ["Conv2d"] * 2
+
+
 class Flips(nn.Module):
     """Branches on the values of its input."""
 
