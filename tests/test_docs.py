@@ -1,13 +1,14 @@
 """Every code block of README and the documentation runs as it stands, in a folder with the files that it names."""
 
 import re
+import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
@@ -123,7 +124,14 @@ def test_there_are_blocks_to_run():
 
 
 def run_tool(name: str, *argv: str) -> int:
-    return subprocess.run([sys.executable, ROOT / "tools" / name, *argv], cwd=ROOT).returncode
+    """The exit status of a tool, run in this process, which has imported torch already."""
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context():
+        patch.setattr(sys, "argv", [name, *argv])
+        try:
+            runpy.run_path(str(ROOT / "tools" / name), run_name="__main__")
+        except SystemExit as done:
+            return int(done.code or 0)
+    return 0
 
 
 @pytest.mark.slow
