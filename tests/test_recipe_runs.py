@@ -14,6 +14,8 @@ from zoo.cli.config import parse
 from zoo.engine.config import TrainConfig
 from zoo.engine.smoke import smoke
 from zoo.engine.train import train
+from zoo.models import repghostnet
+from zoo.models.flat_head import FlatHead
 from zoo.models.mobileone import MobileOne, Variant
 from zoo.models.repvgg import VARIANTS, RepVGG
 from zoo.models.repvggplus import RepVGGPlus, RepVGGSE
@@ -33,6 +35,8 @@ TINY = {
     "mobileone_s4": partial(MobileOne, Variant((0.75, 1, 1, 2), se=True)),
 }
 """Kinds of network that are registered in large sizes only; built small for the test."""
+THIN = {"resnet18": {"channels": (8, 16, 32, 64)}, "densenet121": {"growth_rate": 8, "block_config": (2, 2, 2, 2)}}
+"""Arguments by which timm builds a smaller one, plain or with blocks."""
 
 
 def small(model):
@@ -43,6 +47,21 @@ def small(model):
     model = re.sub(r"_cifar100$", "_cifar10", model)  # the classes are those of the bundled images
     model = re.sub(r"^mobileone_s[0-3]$", "mobileone_s0", model)
     return re.sub(r"^repghostnet_[\d.]+x$", "repghostnet_0.5x", model)
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Every kind of network a few layers deep or some channels wide: a recipe says nothing of either."""
+    builders = dict(TINY)
+    for name, entry in _ENTRIES.items():
+        if (plain := name.rpartition("_")[2]) in THIN:
+            builders[name] = partial(entry.builder, **THIN[plain])
+    for name, builder in builders.items():
+        monkeypatch.setitem(_ENTRIES, name, dataclasses.replace(_ENTRIES[name], builder=builder))
+    monkeypatch.setattr("zoo.models.mobileone.DEPTHS", (1, 2, 2, 1))
+    monkeypatch.setattr("zoo.models.mobileone.SE_UNITS", (0, 0, 1, 1))
+    monkeypatch.setattr("zoo.models.repghostnet.STAGES", tuple(rows[:1] for rows in repghostnet.STAGES))
+    monkeypatch.setattr("zoo.models.alexnet.FlatHead", lambda *sizes: FlatHead(*sizes[:2], (64, 64), *sizes[3:]))
 
 
 def shortened(recipe, folder):
@@ -67,9 +86,7 @@ def distinct_recipes():
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in distinct_recipes()]
 )
-def test_every_recipe_runs(name, tmp_path, monkeypatch):
-    for network, builder in TINY.items():
-        monkeypatch.setitem(_ENTRIES, network, dataclasses.replace(_ENTRIES[network], builder=builder))
+def test_every_recipe_runs(name, small_networks, tmp_path, monkeypatch):
     monkeypatch.setattr("zoo.engine.train.show_results", lambda *_: None)  # drawn in the tests of `train.py`
     results = train(shortened(name, tmp_path)).results
     assert results["epochs"] == 1 and results["skipped_steps"] == 0
