@@ -114,7 +114,7 @@ def test_every_validation_image_is_read_once_as_it_was_written(source, workers, 
 
 @pytest.mark.parametrize("source", ["wds", "hfids"])
 def test_a_run_over_a_stream_dies_and_continues_as_if_it_had_not(source, shards, parquet, tmp_path, monkeypatch):
-    arguments = [*flags(source, shards, parquet), "--workers=2", "--epochs=2"]
+    arguments = [*flags(source, shards, parquet), "--workers=2", "--epochs=2", "--no-model-ema"]
     whole = small_run(tmp_path / "whole", *arguments)
     assert whole.results["count"] == 20
     assert whole.results["identical_top1"]

@@ -6,7 +6,6 @@ import math
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
@@ -16,8 +15,8 @@ import torch
 from torch import nn
 
 import zoo
-from tests.support.processes import run_apart
-from tests.support.training import SMALL, final_state, small_config, small_run, summary
+from tests.support.processes import fresh_process, run_apart
+from tests.support.training import final_state, run_in_child, small_config, small_run, summary
 from zoo.engine import checkpoint, step
 from zoo.engine import train as train_module
 from zoo.engine.hardware import choose_device, choose_dtype, keep_memory
@@ -46,7 +45,7 @@ def poison(monkeypatch):
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_with_nan_loss_or_gradient_is_skipped(what, poison, tmp_path):
     poison({1}, what)
-    trained = small_run(tmp_path / "run", "--epochs", "1", "--grad-accum-steps", "1")
+    trained = small_run(tmp_path / "run", "--epochs", "1", "--grad-accum-steps", "1", "--no-model-ema")
     assert trained.results["skipped_steps"] == 1
     state = final_state(tmp_path / "run")
     assert state["/progress/step"] == 10 and state["/progress/skipped"] == 1
@@ -63,7 +62,7 @@ def test_a_skipped_step_reads_all_of_its_batches(poison, tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(train_module, "optimiser_step", spy)
-    small_run(tmp_path / "run", "--epochs", "1")
+    small_run(tmp_path / "run", "--epochs", "1", "--no-model-ema")
     assert left == [0] * 5
 
 
@@ -90,14 +89,14 @@ def test_too_many_nan_steps_stop_the_run_and_name_the_last_good_checkpoint(poiso
 
 def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(tmp_path):
     folder = tmp_path / "run"
-    small_run(folder, "--epochs", "1")
+    small_run(folder, "--epochs", "1", "--no-model-ema")
     before = (folder / "last.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as a full disk: the write fails, nobody dies
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
         with pytest.raises(OSError, match=r"last\.pt") as error:
-            small_run(folder, "--epochs", "1", "--overwrite")
+            small_run(folder, "--epochs", "1", "--no-model-ema", "--overwrite")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
@@ -106,24 +105,25 @@ def test_a_full_disk_is_one_line_and_leaves_the_last_checkpoint_whole(tmp_path):
     assert not list(folder.glob(".tmp-*"))
 
 
-def spawn(folder, *flags):
-    recipe = folder.parent / "small.yaml"
-    recipe.write_text(SMALL)
-    command = [sys.executable, "-m", "zoo", "train", "--config", str(recipe), "--output", str(folder), *flags]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+def run_in_a_group_of_its_own(*arguments):
+    os.setsid()
+    run_in_child(*arguments)
 
 
 @pytest.mark.slow
 def test_a_signal_to_the_whole_process_group_stops_workers_and_run_in_one_line(tmp_path):
-    folder = tmp_path / "run"
-    run = spawn(folder, "--workers", "2", "--epochs", "500", "--checkpoint-interval", "1")
+    folder, log = tmp_path / "run", tmp_path / "log"
+    flags = ["--workers", "2", "--epochs", "500", "--checkpoint-interval", "1"]
+    run = fresh_process().Process(target=run_in_a_group_of_its_own, args=(str(folder), flags, str(log)))
+    run.start()
     deadline = time.monotonic() + 120
     while not (folder / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(run.pid, signal.SIGTERM)  # as a cluster's scheduler does
-    _, errors = run.communicate(timeout=60)
+    run.join(60)
+    errors = log.read_text()
     lines = [line for line in errors.splitlines() if "error:" in line]
-    assert run.returncode == 128 + signal.SIGTERM, errors
+    assert run.exitcode == 128 + signal.SIGTERM, errors
     assert "Traceback" not in errors
     assert len(lines) == 1 and "SIGTERM" in lines[0] and "--resume auto" in lines[0]
     checkpoint.load(folder / "last.pt")
@@ -169,7 +169,7 @@ def test_freezing_batchnorm_keeps_its_statistics(tmp_path):
 
 
 def test_frozen_parameters_do_not_move(tmp_path):
-    small_run(tmp_path / "run", "--epochs", "1", "--freeze", "stem.*,stages.*", "--no-decay", "1d")
+    small_run(tmp_path / "run", "--epochs", "1", "--freeze", "stem.*,stages.*", "--no-decay", "1d", "--no-model-ema")
     trained = final_state(tmp_path / "run")
     torch.manual_seed(42)
     fresh = zoo.create_model("repvgg_tiny", num_classes=10).state_dict()
@@ -181,7 +181,17 @@ def test_a_checkpoint_of_other_classes_starts_with_a_fresh_classifier(tmp_path, 
     source = zoo.create_model("repvgg_tiny", num_classes=7)
     name = "stages.1.0.conv.branches.kxk.conv.weight"
     torch.save(source.state_dict(), tmp_path / "seven.pth")
-    flags = ["--checkpoint", str(tmp_path / "seven.pth"), "--epochs", "1", "--lr", "0", "--weight-decay", "0"]
+    flags = [
+        "--checkpoint",
+        str(tmp_path / "seven.pth"),
+        "--epochs",
+        "1",
+        "--lr",
+        "0",
+        "--weight-decay",
+        "0",
+        "--no-model-ema",
+    ]
     with caplog.at_level("INFO"):
         small_run(tmp_path / "run", *flags)
     state = final_state(tmp_path / "run")
@@ -203,7 +213,7 @@ def test_progressive_sizes_change_at_their_epoch(tmp_path, monkeypatch):
         return original(run, state, look())
 
     monkeypatch.setattr(train_module, "optimiser_step", spy)
-    small_run(tmp_path / "run", "--progressive", "{0: {img_size: 12}, 2: {img_size: 20}}")
+    small_run(tmp_path / "run", "--progressive", "{0: {img_size: 12}, 2: {img_size: 20}}", "--no-model-ema")
     assert set(sizes) == {(0, 12), (1, 12), (2, 20)}
 
 
@@ -285,7 +295,9 @@ def test_auxiliary_heads_count_a_tenth():
 
 
 def test_lr_is_scaled_to_the_batch(tmp_path):
-    config = small_config(tmp_path / "run", "--epochs", "1", "--warmup-epochs", "0", "--lr-base-size", "16")
+    config = small_config(
+        tmp_path / "run", "--epochs", "1", "--warmup-epochs", "0", "--lr-base-size", "16", "--no-model-ema"
+    )
     train(config)
     lr = float(summary(tmp_path / "run").splitlines()[1].split(",")[2])
     # 8 of 16 images: half of 0.05; the last of 5 steps of the cosine
