@@ -14,7 +14,7 @@ from zoo.cli.config import parse
 from zoo.engine.config import TrainConfig
 from zoo.engine.smoke import smoke
 from zoo.engine.train import train
-from zoo.models import repghostnet
+from zoo.models import cifar, repghostnet
 from zoo.models.flat_head import FlatHead
 from zoo.models.mobileone import MobileOne, Variant
 from zoo.models.repvgg import VARIANTS, RepVGG
@@ -56,6 +56,8 @@ def small_networks(monkeypatch):
     for name, entry in _ENTRIES.items():
         if (plain := name.rpartition("_")[2]) in THIN:
             builders[name] = partial(entry.builder, **THIN[plain])
+        elif "vgg16_cifar" in name:
+            builders[name] = partial(cifar.build, cifar.cifar_quick, **entry.builder.keywords)
     for name, builder in builders.items():
         monkeypatch.setitem(_ENTRIES, name, dataclasses.replace(_ENTRIES[name], builder=builder))
     monkeypatch.setattr("zoo.models.mobileone.DEPTHS", (1, 2, 2, 1))
