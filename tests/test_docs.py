@@ -18,6 +18,7 @@ from tests.support.imagenet import PHOTOS
 from zoo.checkpoints.write import in_layout, save_deployed, save_weights
 from zoo.cli.main import ZOO, Command, Group, main
 from zoo.export import export_file
+from zoo.models.repghostnet import STAGES
 from zoo.network import example_input
 from zoo.registry import _ENTRIES
 
@@ -41,10 +42,10 @@ def name_of(page: Path) -> str:
 def files(tmp_path_factory) -> Path:
     """A folder with the files that the pages name, of fresh weights."""
     folder = tmp_path_factory.mktemp("files")
-    repvgg, dbb = (zoo.create_model(name).eval() for name in ("repvgg_a0", "dbb_resnet18"))
+    repvgg, dbb, resnet = (zoo.create_model(name).eval() for name in ("repvgg_a0", "dbb_resnet18", "resnet18"))
     save_weights(folder / "RepVGG-A0-train.pth", in_layout(repvgg, repvgg, "repvgg_a0", "official"))
     save_weights(folder / "dbb_resnet18.pth", in_layout(dbb, dbb, "dbb_resnet18", "official"))
-    save_weights(folder / "resnet18.pth", in_layout(zoo.deploy(dbb, verify=False), dbb, "dbb_resnet18", "stock"))
+    save_weights(folder / "resnet18.pth", resnet.state_dict())
     deployed, report = zoo.deploy_with_report(repvgg)
     save_deployed(deployed, folder / "deployed.safetensors", "repvgg_a0", report)
     shutil.copy(folder / "deployed.safetensors", folder / "expanded.safetensors")
@@ -59,6 +60,8 @@ def files(tmp_path_factory) -> Path:
 def test_python_runs(page, files, monkeypatch):
     monkeypatch.chdir(files)
     monkeypatch.setattr("zoo.registry._ENTRIES", dict(_ENTRIES))  # what a page registers is gone after it
+    monkeypatch.setattr("zoo.models.repghostnet.STAGES", tuple(rows[:1] for rows in STAGES))  # engines take a while
+    monkeypatch.setitem(zoo.compile_for.__kwdefaults__, "seconds", 0.0)  # to take the deeper one
     for example in PYTHON.parse(page).examples():
         example.evaluate()
 
