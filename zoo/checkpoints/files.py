@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ def _scan_archive(path: Path) -> int:
 
     torch stores without compressing; only the program in a TorchScript archive, which torch refuses, is compressed.
     """
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(path) as archive, ExitStack() as opened:
         entries = archive.infolist()
         unpacked = sum(entry.file_size for entry in entries)
         if unpacked > path.stat().st_size + MAX_PROGRAM:
@@ -147,7 +148,8 @@ def _scan_archive(path: Path) -> int:
                 f"{path}: is a compressed archive that unpacks to {unpacked:,} bytes, which torch.save never writes; "
                 "unpack it yourself, or copy or download the checkpoint again"
             )
-        return _count_opcodes([archive.open(entry) for entry in entries if entry.filename.lower().endswith(".pkl")])
+        pickles = [entry for entry in entries if entry.filename.lower().endswith(".pkl")]
+        return _count_opcodes([opened.enter_context(archive.open(entry)) for entry in pickles])
 
 
 def _count_opcodes(streams: list[Any]) -> int:
