@@ -262,13 +262,21 @@ def test_an_unknown_block_names_near_ones():
 
 
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
-def test_a_block_can_be_scripted_traced_exported_and_compiled(train):
+def test_a_block_can_be_scripted_traced_and_exported(train):
     block = random_block(SPEC, EVERYTHING, torch.float32).train(train)
     x = torch.randn(2, 8, 6, 6)
     wanted = copy.deepcopy(block)(x)
     scripted = torch.jit.script(copy.deepcopy(block))
     traced = torch.fx.symbolic_trace(copy.deepcopy(block))
     exported = torch.export.export(copy.deepcopy(block), (x,)).module()
-    compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend="eager")
-    for other in (scripted, traced, exported, compiled):
+    for other in (scripted, traced, exported):
         torch.testing.assert_close(other(x), wanted)
+
+
+@pytest.mark.slow  # and not while coverage is measured: torch.compile reads the bytecode that this changes
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_a_block_can_be_compiled(train):
+    block = random_block(SPEC, EVERYTHING, torch.float32).train(train)
+    x = torch.randn(2, 8, 6, 6)
+    compiled = torch.compile(copy.deepcopy(block), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), copy.deepcopy(block)(x))
