@@ -9,10 +9,13 @@ import pytest
 from tests.support.training import small_run
 from zoo.cli.main import main
 
-YARDS, BYTES = 25, 2**30
-"""What refusing a file may take: CPU time in yards, about 0.2 s each where nothing else runs, and memory."""
-QUICK = 1.0
-"""Seconds that no machine has to be measured for: fewer than 25 yards of the fastest."""
+YARDS, BYTES = 50, 2**30
+"""What refusing a file may take: CPU time in yards, 0.1 to 0.2 s each where nothing else runs, and memory.
+
+Measuring coverage may take a second or two of it, where a function has run so often that it is watched no longer.
+"""
+QUICK = 2.0
+"""Seconds that no machine has to be measured for: fewer than 50 yards of the fastest."""
 
 
 def yard() -> float:
