@@ -1,5 +1,6 @@
 """The official implementations' layouts and logits, and timm's: loaded, computed, written back."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ SMALL = [
     for name in reference.layouts()
     if name.startswith(("RepVGG-A0", "ResNet-18", "MobileNet", "repghostnet_0_5x", "repghostnet_norep", "mobileone_s0"))
 ]
+WIDTHS = r"(RepVGG-(A1|B0|B1|B2|B3|B3g2)|mobileone_s2|repghostnet_(0_8|1_[035])x)\.deploy"
 BIG = [
-    "RepVGG-B1g2.train",
     "RepVGG-D2se.train",
     "ResNet-50_ACB.deploy",
     "repghostnet_wo_0_5x.train",
@@ -104,8 +105,11 @@ def test_official_checkpoints_of_large_networks_give_the_official_logits(tmp_pat
 
 @pytest.mark.slow
 def test_every_other_reference_layout_is_recognised_with_its_structure_and_sizes():
+    """A deployed file adds nothing to another width's, of `SMALL`, and the same network's in training structure."""
     networks = {}
-    for name in reference.layouts().keys() - {*SMALL, *BIG}:
+    widths = {name for name in reference.layouts() if re.fullmatch(WIDTHS, name)}
+    assert len(widths) == 11 and {name.replace(".deploy", ".train") for name in widths} <= reference.layouts().keys()
+    for name in reference.layouts().keys() - {*SMALL, *BIG} - widths:
         entry, ours = reference.layouts()[name], reference.registered(name)
         network = networks[ours] = networks.get(ours) or build(ours)
         state = {key: torch.empty(shape, device="meta") for key, shape in entry["layout"].items()}
@@ -154,12 +158,17 @@ def test_every_layout_is_one_to_one(layout):
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [("repvgg_a0", "repvgg_a0"), ("repvgg_b1g4", "repvgg_b1g4"), ("mobileone_s0", "mobileone_s0"),
-     ("mobileone_s4", "mobileone_s4"), ("repghostnet_050", "repghostnet_0.5x")],
-)  # fmt: skip
-@pytest.mark.parametrize("structure", ["train", "deployed"])
-def test_timms_weights_give_timms_logits(theirs, ours, structure, tmp_path):
+    ("structure", "theirs", "ours"),
+    [
+        ("train", "repvgg_a0", "repvgg_a0"),
+        ("deployed", "repvgg_a0", "repvgg_a0"),
+        ("train", "mobileone_s0", "mobileone_s0"),  # several branches of a kind
+        ("deployed", "mobileone_s4", "mobileone_s4"),  # squeeze and excitation
+        ("train", "repghostnet_050", "repghostnet_0.5x"),
+        ("deployed", "repghostnet_050", "repghostnet_0.5x"),
+    ],
+)
+def test_timms_weights_give_timms_logits(structure, theirs, ours, tmp_path):
     peer = randomise(timm.create_model(theirs, num_classes=10)).eval().double()
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
     wanted = logits(peer, images)
