@@ -202,7 +202,7 @@ def test_throughput_is_images_per_second():
 def test_a_training_step_is_timed_and_its_memory_counted():
     table = tables.table("orepa_table4")
     rows = [row for row in table.rows if row.name in ("ResNet-18 plain", "ResNet-18 DBB")]
-    measured = measure(table, rows, batch_size=2, img_size=64, plan=Plan(rounds=2, warmup_seconds=0))
+    measured = measure(table, rows, batch_size=2, img_size=32, plan=Plan(rounds=2, warmup_seconds=0))
     assert set(measured.values) == {(row.name, column) for row in rows for column in ("step", "memory")}
     assert measured.values["ResNet-18 plain", "step"] == measured.samples["ResNet-18 plain", "step"].median
     # The gradients alone are as large as the 11.7 M parameters, 4 bytes each.
