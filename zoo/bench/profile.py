@@ -3,7 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -60,19 +60,13 @@ class Recorder:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Within is one call of the network; what it calls more than once lasts the sum."""
-        handles = []
-        for name in ["", *self.levels]:
-            self.seconds[name].append(0.0)
-            module = self.model.get_submodule(name)
-            handles += [
-                module.register_forward_pre_hook(partial(self._before, name)),
-                module.register_forward_hook(partial(self._after, name)),
-            ]
-        try:
+        with ExitStack() as hooks:
+            for name in ["", *self.levels]:
+                self.seconds[name].append(0.0)
+                module = self.model.get_submodule(name)
+                hooks.enter_context(module.register_forward_pre_hook(partial(self._before, name)))
+                hooks.enter_context(module.register_forward_hook(partial(self._after, name)))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def __call__(self, images: Tensor) -> Any:
         with self.watching():

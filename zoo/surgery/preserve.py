@@ -20,7 +20,9 @@ images: γ = d_z, β = μ = mean.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -76,14 +78,11 @@ def preserve(model: nn.Module, sites: Sequence[Site], batches: Sequence[Tensor])
     for site in sites:
         _reset(site.block)
 
-    def see_branches(site: Site) -> Callable[[Tensor, Tensor], None]:
-        def see(x: Tensor, z: Tensor) -> None:
-            plain[site.name].see(z)
-            site.block(x)
+    def see_branches(site: Site, x: Tensor, z: Tensor) -> None:
+        plain[site.name].see(z)
+        site.block(x)
 
-        return see
-
-    run_watched(model, {site.name: see_branches(site) for site in sites}, batches)
+    run_watched(model, {site.name: partial(see_branches, site) for site in sites}, batches)
     rest: dict[str, nn.Conv2d] = {}
     scales: dict[str, dict[str, Tensor]] = {}
     for site in sites:
@@ -93,10 +92,10 @@ def preserve(model: nn.Module, sites: Sequence[Site], batches: Sequence[Tensor])
 
     recorders = {site.name: MomentRecorder(site.conv.out_channels, site.conv.weight) for site in sites}
 
-    def see_rest(site: Site) -> Callable[[Tensor, Tensor], None]:
-        return lambda x, z: recorders[site.name].see(rest[site.name](x))
+    def see_rest(site: Site, x: Tensor, z: Tensor) -> None:
+        recorders[site.name].see(rest[site.name](x))
 
-    run_watched(model, {site.name: see_rest(site) for site in sites}, batches)
+    run_watched(model, {site.name: partial(see_rest, site) for site in sites}, batches)
     for site in sites:
         _set_norms(site, plain[site.name].moments(), recorders[site.name].moments(), scales[site.name])
         _prove(site)
@@ -142,17 +141,12 @@ def run_watched(
     model: nn.Module, watch: dict[str, Callable[[Tensor, Tensor], None]], batches: Iterable[Tensor]
 ) -> None:
     """Show every watched layer's input and output, batch by batch."""
-    handles = [
-        model.get_submodule(name).register_forward_hook(lambda _, args, output, see=see: see(args[0], output))
-        for name, see in watch.items()
-    ]
-    try:
-        with torch.no_grad():
-            for images in batches:
-                model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, see in watch.items():
+            layer = model.get_submodule(name)
+            hooks.enter_context(layer.register_forward_hook(lambda _, args, output, see=see: see(args[0], output)))
+        for images in batches:
+            model(images)
 
 
 def _extra_scales(site: Site, z: Moments) -> dict[str, Tensor]:
