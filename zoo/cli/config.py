@@ -155,11 +155,9 @@ def _read_flags(
     spelled = []
     for word in argv:
         flag, equals, value = word.partition("=")
-        spelled.append(f"{flag.replace('_', '-')}{equals}{value}" if word.startswith("--") else word)
-    known = [action for action in parser._option_string_actions if action.startswith("--")]
-    for word in spelled:
-        flag = word.partition("=")[0]
-        if flag.startswith("--") and flag != "--" and flag not in known:
+        flag = flag.replace("_", "-") if word.startswith("--") else flag
+        spelled.append(f"{flag}{equals}{value}")
+        if word.startswith("--") and flag not in ("--", *parser._option_string_actions):
             near = did_you_mean(flag, map(_flag, settings), "--help lists all", n=1)
             raise UsageError(f"{COMMAND_LINE}: unknown flag {flag}; {near}")
     return parser.parse_args(spelled)

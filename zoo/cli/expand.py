@@ -45,12 +45,7 @@ def run(config: ExpandConfig) -> dict[str, Any]:
         wanted = zoo.create_model(name, **{**built, "block": config.block})  # what the file will be loaded into
     blocks = {place for place, module in wanted.named_modules() if isinstance(module, MultiBranchConv2d)}
     expanded, report = convert_with_report(
-        model,
-        config.block,
-        lambda place, _: place in blocks,
-        init="preserve",
-        example=example,
-        calibration=images,
+        model, config.block, lambda place, _: place in blocks, init="preserve", example=example, calibration=images
     )
     if odd := sorted(wanted.state_dict().keys() ^ expanded.state_dict().keys()):
         raise UsageError(
