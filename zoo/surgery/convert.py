@@ -154,11 +154,10 @@ def convert_with_report(
     sites, left = find_sites(converted, block, where, example, **inits)
     if not sites:
         raise ValueError(f"nothing to convert in {type(model).__name__}: {_reasons(left)}")
-    for site in sites:
-        _set_eps(site)
     if init == "preserve":
         for site in sites:
             check_expandable(site)
+            _set_eps(site)
         preserve(copy.deepcopy(model), sites, _batches(calibration, example))
     for site in sites:
         converted = replace_module(converted, site.conv, _finish(site))
