@@ -5,7 +5,8 @@ Every network, ours or not, says it in timm's `pretrained_cfg`; what that leaves
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -170,3 +171,11 @@ def runs_on(model: nn.Module, images: Tensor) -> bool:
     except ValueError:
         return False
     return True
+
+
+def names_of(model: nn.Module) -> Mapping[nn.Module, list[str]]:
+    """All names of every module: `named_modules` tells only the first."""
+    names: defaultdict[nn.Module, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[module].append(name)
+    return names

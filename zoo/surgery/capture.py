@@ -4,8 +4,9 @@ import copy
 import inspect
 import itertools
 import operator
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,7 +18,7 @@ from torch.fx import Node
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_leaves
 
-from zoo.network import EmptyNorms, run_on_twin
+from zoo.network import EmptyNorms, names_of, run_on_twin
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.fold import NORM_LAYERS, activation_of, fold
 
@@ -139,20 +140,16 @@ def capture(model: nn.Module, example: Tensor) -> tuple[list[Graph], Calls, dict
 
 
 def _observe(model: nn.Module, example: Tensor) -> tuple[nn.Module, Calls]:
-    calls = Calls()
-    names: defaultdict[nn.Module, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        names[module].append(name)
+    calls, names = Calls(), names_of(model)
 
     def record(module: nn.Module, args: Any, kwargs: Any) -> None:
         calls.times.update(names[module])
         calls.arguments[names[module][0]] = args, kwargs
 
-    handles = [module.register_forward_pre_hook(record, with_kwargs=True) for module in names]
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(module.register_forward_pre_hook(record, with_kwargs=True))
         model(example)
-    for handle in handles:
-        handle.remove()
     return model, calls
 
 

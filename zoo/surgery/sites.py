@@ -1,7 +1,7 @@
 """Find the convolutions of a network that a block can stand in for, and say why the others stay."""
 
 import fnmatch
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
+from zoo.network import names_of
 from zoo.reparam.block import MultiBranchConv2d
 from zoo.reparam.branches import build_block
 from zoo.reparam.foreign import Sum2d
@@ -75,7 +76,7 @@ def find_sites(
         if is_lazy(parameter):
             raise ValueError(f"{name} has no shape yet (lazy layer): run one batch through the network first")
     pairs, calls = pairs_and_calls(model, example)
-    aliases = _names(model)
+    aliases = names_of(model)
     inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, MultiBranchConv2d))
 
     sites: list[Site] = []
@@ -83,7 +84,7 @@ def find_sites(
     for name, conv in model.named_modules():
         if not isinstance(conv, _ConvNd) or name.startswith(inside):
             continue
-        found = _site(name, conv, model, pairs.get(name), _shared(name, calls, aliases[id(conv)]), blocks, where, init)
+        found = _site(name, conv, model, pairs.get(name), _shared(name, calls, aliases[conv]), blocks, where, init)
         if isinstance(found, Site):
             sites.append(found)
         else:
@@ -171,15 +172,6 @@ def _shared(name: str, calls: Counter[str], names: list[str]) -> str | None:
     if calls[name] == 0:
         return "does not run in a forward pass in eval mode"
     return None
-
-
-def _names(model: nn.Module) -> Mapping[int, list[str]]:
-    """All names of every convolution: `named_modules` tells only the first."""
-    names: defaultdict[int, list[str]] = defaultdict(list)
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _ConvNd):
-            names[id(module)].append(name)
-    return names
 
 
 def describe(conv: _ConvNd) -> str:
