@@ -9,13 +9,10 @@ import pytest
 from tests.support.training import small_run
 from zoo.cli.main import main
 
-YARDS, BYTES = 50, 2**30
-"""What refusing a file may take: CPU time in yards, 0.1 to 0.2 s each where nothing else runs, and memory.
-
-Measuring coverage may take a second or two of it, where a function has run so often that it is watched no longer.
-"""
-QUICK = 2.0
-"""Seconds that no machine has to be measured for: fewer than 50 yards of the fastest."""
+YARDS, BYTES = 25, 2**30
+"""What refusing a file may take: CPU time in yards, about 0.2 s each where nothing else runs, and memory."""
+QUICK = 1.0
+"""Seconds that no machine has to be measured for: fewer than 25 yards of the fastest."""
 
 
 def yard() -> float:
@@ -42,13 +39,17 @@ def refused(honest, tmp_path, monkeypatch, capsys):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sparse and quantised tensors
             path = build(tmp_path / "made", honest)
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        code = main([argument.replace("FILE", str(path)) for argument in command])
-        seconds, errors = time.process_time() - start, capsys.readouterr().err
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for _ in range(2):  # the first time modules may be imported, and coverage may stop watching what ran often
+            start = time.process_time()
+            code = main([argument.replace("FILE", str(path)) for argument in command])
+            seconds, errors = time.process_time() - start, capsys.readouterr().err
+            if quick := seconds < QUICK or seconds < YARDS * yard():
+                break
         assert code == 2, errors
         assert errors.count("\n") == 1 and str(path) in errors and "Traceback" not in errors
         assert errors[:-1].isprintable()
-        assert seconds < QUICK or seconds < YARDS * yard()
+        assert quick, f"{seconds:.1f} s of CPU time"
         assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < BYTES
         assert [entry.name for entry in tmp_path.iterdir()] == ["made"], "something was executed or written"
         assert list((tmp_path / "made").iterdir()) == [path]
