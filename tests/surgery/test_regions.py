@@ -259,7 +259,7 @@ LINEAR = ["conv", "conv_bn", "bn", "norm_act", "add", "add", "sub", "scale", "sl
 OPERATIONS = [*LINEAR, *LINEAR, "relu", "iadd", "flips", "shared", "program", "program"]
 
 
-@pytest.mark.parametrize("batch", range(8))
+@pytest.mark.parametrize("batch", range(20))
 def test_random_programs_compute_what_they_computed(batch):
     """25 programs each; a convolution larger than its map, or a constant of one pixel, is none."""
     ran = 0
