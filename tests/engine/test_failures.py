@@ -181,17 +181,8 @@ def test_a_checkpoint_of_other_classes_starts_with_a_fresh_classifier(tmp_path, 
     source = zoo.create_model("repvgg_tiny", num_classes=7)
     name = "stages.1.0.conv.branches.kxk.conv.weight"
     torch.save(source.state_dict(), tmp_path / "seven.pth")
-    flags = [
-        "--checkpoint",
-        str(tmp_path / "seven.pth"),
-        "--epochs",
-        "1",
-        "--lr",
-        "0",
-        "--weight-decay",
-        "0",
-        "--no-model-ema",
-    ]
+    weights = ["--checkpoint", str(tmp_path / "seven.pth")]
+    flags = [*weights, "--epochs=1", "--lr=0", "--weight-decay=0", "--no-model-ema"]
     with caplog.at_level("INFO"):
         small_run(tmp_path / "run", *flags)
     state = final_state(tmp_path / "run")
